@@ -1,0 +1,97 @@
+"""The typed events a request's pipeline yields, in the order a client may see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+MaskType = Literal["modal", "amodal"]
+
+
+class Rle(TypedDict):
+    """COCO run-length code: `size` is [height, width], `counts` the compressed string."""
+
+    size: list[int]
+    counts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The request was admitted and its image decoded. `digest` is ``sha256:<hex>``; sizes in pixels."""
+
+    digest: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of the text between `<think>` and `</think>`."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionMade:
+    """Which mask the prompt asks for.
+
+    `confidence` is the probability of `mask_type` among the two, normalised over the two; 1 when the
+    request named the type. `objects` is how many objects will get a mask.
+    """
+
+    mask_type: MaskType
+    confidence: float
+    source: Literal["model", "request"]
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeatmapReady:
+    """The positional prior of one object: `probabilities` float32 [h, w] in 0..1 over the image's area."""
+
+    object: int
+    mask_type: MaskType
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskReady:
+    """One mask: `bbox` is [x, y, width, height] in pixels, `area` in pixels, `score` the predicted IoU."""
+
+    object: int
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenReady:
+    """The hidden part of one object, amodal minus modal. `fraction` is its share of the amodal area."""
+
+    object: int
+    rle: Rle
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens the language model read and wrote for this request."""
+
+    prompt_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event of a request that succeeded. `timings_ms` maps a stage to milliseconds, with `total`."""
+
+    timings_ms: dict[str, float]
+    usage: Usage = field(default_factory=Usage)
+
+
+Event = Accepted | ReasoningDelta | DecisionMade | HeatmapReady | MaskReady | HiddenReady | Done
