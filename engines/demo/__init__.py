@@ -1,0 +1,1 @@
+"""The demo: procedural tabletop scenes, prompts about them, and the trainer of the shipped demo bundle."""
