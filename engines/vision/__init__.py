@@ -1,0 +1,1 @@
+"""Vision engine: from pixels and concentration vectors to heatmaps, masks and RLE."""

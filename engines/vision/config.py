@@ -1,0 +1,111 @@
+"""Sizes of the vision networks, as stored in a bundle's ``vision/config.json``."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Triple = tuple[float, float, float]
+
+
+class _Sizes(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderConfig(_Sizes):
+    """SAM's image encoder (a ViT with windowed and global attention); the defaults are SAM ViT-H.
+
+    `image_size` S and `patch_size` in pixels, `window_size` in patches; `pixel_mean` and `pixel_std` per RGB
+    channel on the 0..255 scale.
+    """
+
+    kind: Literal["sam_vit"] = "sam_vit"
+    image_size: PositiveInt = 1024
+    patch_size: PositiveInt = 16
+    hidden_size: PositiveInt = 1280
+    num_hidden_layers: PositiveInt = 32
+    num_attention_heads: PositiveInt = 16
+    mlp_dim: PositiveInt = 5120
+    window_size: PositiveInt = 14
+    global_attn_indexes: tuple[int, ...] = (7, 15, 23, 31)
+    output_channels: PositiveInt = 256
+    pixel_mean: Triple = (123.675, 116.28, 103.53)
+    pixel_std: Triple = (58.395, 57.12, 57.375)
+    layer_norm_eps: PositiveFloat = 1e-6
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of patch_size")
+        _require(self.patch_size % 4 == 0, "patch_size must be a multiple of 4")
+        heads = self.num_attention_heads
+        _require(self.hidden_size % heads == 0, "hidden_size must be a multiple of num_attention_heads")
+        _require(self.hidden_size % 4 == 0, "hidden_size must be a multiple of 4")
+        layers = range(self.num_hidden_layers)
+        _require(all(i in layers for i in self.global_attn_indexes), "global_attn_indexes must name layers")
+        _require(min(self.pixel_std) > 0, "pixel_std must be positive")
+        return self
+
+
+class DecoderConfig(_Sizes):
+    """SAM's prompt encoder and mask decoder; the defaults are SAM's."""
+
+    transformer_dim: PositiveInt = 256
+    depth: PositiveInt = 2
+    num_heads: PositiveInt = 8
+    mlp_dim: PositiveInt = 2048
+    attention_downsample_rate: PositiveInt = 2
+    num_multimask_outputs: PositiveInt = 3
+    iou_head_depth: int = Field(3, ge=2)
+    iou_head_hidden_dim: PositiveInt = 256
+    mask_in_chans: PositiveInt = 16
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        inner = self.num_heads * self.attention_downsample_rate
+        _require(self.transformer_dim % inner == 0, f"transformer_dim must be a multiple of {inner}")
+        _require(self.transformer_dim % 8 == 0, "transformer_dim must be a multiple of 8")
+        _require(self.mask_in_chans % 4 == 0, "mask_in_chans must be a multiple of 4")
+        return self
+
+
+class HeatmapConfig(_Sizes):
+    """CoPRS's heatmap head; `vector_dim` is D, the width of the language model's hidden state."""
+
+    vector_dim: PositiveInt
+    num_heads: PositiveInt = 4
+
+
+class VisionConfig(_Sizes):
+    """Everything that fixes the shapes of a `VisionModel`."""
+
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+    heatmap: HeatmapConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        dim = self.decoder.transformer_dim
+        _require(self.encoder.output_channels == dim, "output_channels must equal transformer_dim")
+        _require(dim % self.heatmap.num_heads == 0, "transformer_dim must be a multiple of heatmap.num_heads")
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """S: the side in pixels of the padded square that the encoder takes."""
+        return self.encoder.image_size
+
+    @property
+    def grid(self) -> int:
+        """g: the side of the image embedding, in patches."""
+        return self.encoder.image_size // self.encoder.patch_size
+
+    @property
+    def mask_size(self) -> int:
+        """4g: the side of the positional prior and of the mask logits."""
+        return 4 * self.grid
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)

@@ -1,0 +1,108 @@
+"""SAM's image encoder: transformers' `SamVisionEncoder` with attention that trains and exports well."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.sam.configuration_sam import SamVisionConfig
+from transformers.models.sam.modeling_sam import SamVisionEncoder
+
+from engines.vision.config import EncoderConfig
+
+
+class RelPosAttention(nn.Module):
+    """Attention over `side` × `side` cells with decomposed relative positions (Li et al., MViTv2).
+
+    State names and results are those of transformers' `SamVisionAttention`.
+    """
+
+    offsets: Tensor  # (side, side) int64: the row of a rel-pos table that belongs to (query, key)
+
+    def __init__(self, hidden_size: int, num_heads: int, side: int) -> None:
+        super().__init__()
+        head_dim = hidden_size // num_heads
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size)
+        self.proj = nn.Linear(hidden_size, hidden_size)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, head_dim))
+        cells = torch.arange(side)
+        self.register_buffer("offsets", cells[:, None] - cells[None, :] + side - 1, persistent=False)
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+        """(B, side, side, C) to the same shape; the None stands for attention weights, which nobody reads."""
+        _, height, width, _ = hidden_states.shape
+        qkv = self.qkv(hidden_states).flatten(1, 2).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, side · side, d)
+        bias = self._bias(query.unflatten(2, (height, width)))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+        return out, None
+
+    def _bias(self, query: Tensor) -> Tensor:
+        """`query` (B, heads, side, side, d) to the additive bias (B, heads, side · side, side · side)."""
+        by_row = query @ self.rel_pos_h[self.offsets].transpose(1, 2)  # (B, heads, y, x, key y)
+        by_column = query.transpose(2, 3) @ self.rel_pos_w[self.offsets].transpose(1, 2)  # (…, x, y, key x)
+        bias = by_row.unsqueeze(-1) + by_column.transpose(2, 3).unsqueeze(-2)
+        return bias.flatten(4, 5).flatten(2, 3)
+
+
+def build_image_encoder(config: EncoderConfig) -> SamVisionEncoder:
+    """A `SamVisionEncoder` of these sizes with `RelPosAttention` inside, not yet initialised."""
+    encoder = SamVisionEncoder(
+        SamVisionConfig(
+            hidden_size=config.hidden_size,
+            output_channels=config.output_channels,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            mlp_dim=config.mlp_dim,
+            window_size=config.window_size,
+            global_attn_indexes=list(config.global_attn_indexes),
+            layer_norm_eps=config.layer_norm_eps,
+        )
+    )
+    for layer in encoder.layers:
+        side = layer.window_size or config.image_size // config.patch_size
+        layer.attn = RelPosAttention(config.hidden_size, config.num_attention_heads, side)
+    return encoder
+
+
+def run_image_encoder(encoder: SamVisionEncoder, pixels: Tensor) -> Tensor:
+    """Normalised `pixels` (B, 3, S, S) to embeddings (B, C, g, g), without transformers' output recording."""
+    hidden = encoder.patch_embed(pixels) + encoder.pos_embed
+    for layer in encoder.layers:
+        hidden = layer(hidden)
+    embeddings: Tensor = encoder.neck(hidden)
+    return embeddings
+
+
+class PixelNormaliser(nn.Module):
+    """From bytes to the encoder's input. Holds constants only, none of them saved with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """`pixels` uint8 (B, S, S, 3) and valid `sizes` int64 (B, 2) as (h, w) to float32 (B, 3, S, S).
+
+        The padding, below h and right of w, is 0 *after* normalising, as in SAM.
+        """
+        normalised = (pixels.float() - self.mean) / self.std
+        inside = valid_area(sizes, pixels.shape[1])
+        return (normalised * inside.unsqueeze(-1)).permute(0, 3, 1, 2)
+
+
+def valid_area(sizes: Tensor, side: int) -> Tensor:
+    """`sizes` (B, 2) as (h, w) in cells of a `side` × `side` square to a bool map (B, side, side)."""
+    cells = torch.arange(side, device=sizes.device)
+    rows = cells[None, :, None] < sizes[:, 0, None, None]
+    columns = cells[None, None, :] < sizes[:, 1, None, None]
+    return rows & columns

@@ -1,0 +1,110 @@
+"""The vision model: image encoder, heatmap head, prompt encoder and mask decoder under one roof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engines.errors import BundleError
+from engines.vision.config import VisionConfig
+from engines.vision.heatmap_head import HeatmapHead
+from engines.vision.image_encoder import PixelNormaliser, build_image_encoder, run_image_encoder, valid_area
+from engines.vision.initialise import initialise
+from engines.vision.mask_decoder import MaskDecoder
+from engines.vision.prompt_encoder import PromptEncoder
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+OUTSIDE_LOGIT = -50.0  # CoPRS: the prior's value in the padding, before it becomes a mask prompt
+
+
+class VisionModel(nn.Module):
+    """CoPRS's vision half. S, g, C and D are the config's image size, grid, channels and vector width."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.decoder.transformer_dim
+        self.pixels = PixelNormaliser(config.encoder)
+        self.image_encoder = build_image_encoder(config.encoder)
+        self.heatmap_head = HeatmapHead(config.heatmap.vector_dim, dim, config.heatmap.num_heads)
+        self.prompt_encoder = PromptEncoder(dim, config.image_size, config.decoder.mask_in_chans)
+        self.mask_decoder = MaskDecoder(config.decoder)
+        initialise(self)
+
+    @classmethod
+    def from_config(cls, config: VisionConfig) -> Self:
+        """A model to be trained: initialised as `initialise` states, from torch's global generator."""
+        return cls(config)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The model stored in the directory `path`, in float32 whatever it was stored in.
+
+        Raises:
+            BundleError: a file is missing or damaged, or the weights do not fit the config.
+        """
+        model = cls(load_config(path))
+        try:
+            model.load_state_dict(load_file(path / WEIGHTS_FILE))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise BundleError(f"{path / WEIGHTS_FILE}: {error}") from error
+        return model.eval()
+
+    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the config and the weights, as `dtype`, into the directory `path`."""
+        path.mkdir(parents=True, exist_ok=True)
+        (path / CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        weights = {name: value.to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, path / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def encode(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """`pixels` uint8 (B, S, S, 3), valid `sizes` int64 (B, 2) as (h, w), to embeddings (B, C, g, g)."""
+        return run_image_encoder(self.image_encoder, self.pixels(pixels, sizes))
+
+    def decode(
+        self, embeddings: Tensor, vectors: Tensor, sizes: Tensor, owners: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn B concentration vectors into priors and masks.
+
+        Args:
+            embeddings: (B, C, g, g), or (N, C, g, g) with `owners`.
+            vectors: (B, D).
+            sizes: int64 (B, 2), the valid (h, w) in pixels of the padded square.
+            owners: int64 (B,), which of the N embeddings each vector belongs to.
+
+        Returns:
+            Prior logits (B, 1, 4g, 4g), as predicted, padding included; mask logits (B, 1, 4g, 4g); predicted
+            IoU (B, 1).
+        """
+        if owners is not None:
+            embeddings = embeddings[owners]
+        prior = self.heatmap_head(embeddings, vectors)
+        dense = self.prompt_encoder.embed_masks(self._inside(prior, sizes))
+        image_pe = self.prompt_encoder.pe_layer.grid(self.config.grid)
+        masks, iou = self.mask_decoder(embeddings, image_pe, None, dense)
+        return prior, masks, iou
+
+    def _inside(self, prior: Tensor, sizes: Tensor) -> Tensor:
+        """The prior with `OUTSIDE_LOGIT` in the padding; a cell that is partly inside counts as inside."""
+        stride = self.config.image_size // self.config.mask_size
+        inside = valid_area((sizes + stride - 1) // stride, self.config.mask_size)
+        return prior.masked_fill(~inside.unsqueeze(1), OUTSIDE_LOGIT)
+
+
+def load_config(path: Path) -> VisionConfig:
+    """The config stored in the directory `path`.
+
+    Raises:
+        BundleError: the file is missing or does not hold a `VisionConfig`.
+    """
+    try:
+        return VisionConfig.model_validate_json((path / CONFIG_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
