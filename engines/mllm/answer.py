@@ -1,0 +1,120 @@
+"""The answer a bundle's language model gives: its tokens, its templates and the texts built from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+
+from engines.events import MaskType
+
+ReasoningLength = Literal["full", "brief", "none"]
+MAX_OBJECTS = 8
+
+
+class AnswerTokens(BaseModel):
+    """The strings with a meaning in the answer; each is one token of the bundle's tokenizer, if it is set.
+
+    A model that never decides (CoPRS) has no `modal`, `amodal` and `no_object`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    think_open: str = "<think>"
+    think_close: str = "</think>"
+    modal: str | None = "<MODAL>"
+    amodal: str | None = "<AMODAL>"
+    reference: str = "<REF_POS>"
+    no_object: str | None = "<NO_OBJECT>"
+    end: str = "<|im_end|>"
+
+    @model_validator(mode="after")
+    def _decision_is_whole(self) -> AnswerTokens:
+        if (self.modal is None) != (self.amodal is None):
+            raise ValueError("modal and amodal must both be set or both be absent")
+        return self
+
+    def decision(self, mask_type: MaskType) -> str:
+        """The decision token of a mask type; empty for a model that has none."""
+        return (self.modal if mask_type == "modal" else self.amodal) or ""
+
+    def required(self) -> tuple[str, ...]:
+        """The tokens the tokenizer must know as single tokens."""
+        optional = (self.modal, self.amodal, self.no_object)
+        return (self.reference, self.end, *(token for token in optional if token is not None))
+
+
+class ReasoningBudgets(BaseModel):
+    """How many tokens each named length of reasoning may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    full: NonNegativeInt = 160
+    brief: NonNegativeInt = 16
+
+
+class AnswerFormat(BaseModel):
+    """How one bundle asks and answers; stored in ``bundle.json`` under ``answer``.
+
+    `user` is the user's text with ``{prompt}``. The assistant's text is
+    `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
+    + `reference_tail` (with ``{references}``, the reference token once per object).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: AnswerTokens = AnswerTokens()
+    user: str = "{prompt}"
+    opening: str = "<think>"
+    closing: str = "</think>"
+    decision_tail: str = "{decision}"
+    reference_tail: str = "{references}"
+    budgets: ReasoningBudgets = ReasoningBudgets()
+
+    @model_validator(mode="after")
+    def _templates_hold_their_fields(self) -> AnswerFormat:
+        fields = {"user": "{prompt}", "decision_tail": "{decision}", "reference_tail": "{references}"}
+        for name, field in fields.items():
+            if getattr(self, name).count(field) != 1:
+                raise ValueError(f"{name} must hold {field} exactly once")
+        if not self.reference_tail.endswith("{references}"):
+            raise ValueError("reference_tail must end in {references}: the last token's state is the vector")
+        return self
+
+    @property
+    def decides(self) -> bool:
+        """Whether the model itself chooses between modal and amodal."""
+        return self.tokens.modal is not None
+
+    def budget(self, length: ReasoningLength, max_tokens: int | None = None) -> int:
+        """Tokens the reasoning may take: 0 for ``none``, else `max_tokens`, else the bundle's number."""
+        if length == "none":
+            return 0
+        if max_tokens is not None:
+            return max_tokens
+        return self.budgets.full if length == "full" else self.budgets.brief
+
+    def user_text(self, prompt: str) -> str:
+        """The user's text around a prompt whose special tokens are already escaped."""
+        return self.user.replace("{prompt}", prompt)
+
+    def opened(self, reasoning: str = "") -> str:
+        """The assistant's text while it reasons."""
+        return self.opening + reasoning
+
+    def closed(self, reasoning: str) -> str:
+        """The assistant's text with the reasoning closed: the decision token comes next."""
+        head, _, _ = self.decision_tail.partition("{decision}")
+        return self.opening + reasoning + self.closing + head
+
+    def with_decision(self, reasoning: str, mask_type: MaskType) -> str:
+        """The assistant's text up to where the first reference token, or the no-object token, comes next."""
+        tail = self.decision_tail.replace("{decision}", self.tokens.decision(mask_type))
+        head = self.reference_tail.removesuffix("{references}")
+        return self.opening + reasoning + self.closing + tail + head
+
+    def with_references(self, reasoning: str, mask_type: MaskType, count: int) -> str:
+        """The assistant's text whose last token is the `count`-th reference token; `count` is at least 1."""
+        if count < 1:
+            raise ValueError(f"a text with references needs at least one, not {count}")
+        return self.with_decision(reasoning, mask_type) + self.tokens.reference * count

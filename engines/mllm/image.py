@@ -1,0 +1,81 @@
+"""The image as the language model gets it: resized here exactly as its own processor would, then a PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass, field
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+
+from engines.errors import ImageRejected
+
+MAX_ASPECT_RATIO = 200
+
+
+class MllmImageConfig(BaseModel):
+    """The language model's image size in pixels; stored in ``bundle.json`` under ``mllm_image``.
+
+    The same numbers must stand in the bundle's ``preprocessor_config.json``: then vLLM's own processor finds
+    nothing left to resize. `factor` is patch size times merge size.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_pixels: PositiveInt = 56 * 56
+    max_pixels: PositiveInt = 705_600
+    factor: PositiveInt = 28
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> MllmImageConfig:
+        if self.max_pixels < self.min_pixels:
+            raise ValueError(f"max_pixels {self.max_pixels} is below min_pixels {self.min_pixels}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class MllmImage:
+    """One image, ready to be sent: `digest` names it to vLLM, `data_url` is a PNG; sizes in pixels."""
+
+    digest: str
+    data_url: str = field(repr=False)
+    width: int
+    height: int
+
+
+def smart_resize(height: int, width: int, config: MllmImageConfig) -> tuple[int, int]:
+    """Height and width that Qwen2.5-VL's image processor would choose: multiples of `factor`, in the range.
+
+    Raises ImageRejected (``aspect_ratio``) for strips that the processor refuses.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        message = f"{width}x{height}: one side is over {MAX_ASPECT_RATIO} times the other"
+        raise ImageRejected("aspect_ratio", message)
+    factor = config.factor
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    if rows * columns > config.max_pixels:
+        shrink = math.sqrt(height * width / config.max_pixels)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rows * columns < config.min_pixels:
+        grow = math.sqrt(config.min_pixels / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def prepare_image(image: Image.Image, digest: str, config: MllmImageConfig) -> MllmImage:
+    """Resize an image for the language model and encode it; blocking, so call it in a worker thread.
+
+    Raises ImageRejected as `smart_resize` does.
+    """
+    height, width = smart_resize(image.height, image.width, config)
+    resized = (
+        image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+    )
+    buffer = io.BytesIO()
+    resized.save(buffer, format="PNG", compress_level=1)
+    encoded = base64.b64encode(buffer.getbuffer()).decode("ascii")
+    return MllmImage(digest, f"data:image/png;base64,{encoded}", width, height)

@@ -1,0 +1,57 @@
+"""What the language model's client hands back, apart from the vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.events import MaskType
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningEnd:
+    """The last item of `MllmClient.reason`.
+
+    `text` is the whole reasoning without its opening and closing. `closed` tells whether the model closed it
+    itself (or was not asked to reason); False after a length stop or a missing ``</think>``. `prompt_tokens`
+    counts the image's tokens too; it is 0 when no call was made (a budget of 0).
+    """
+
+    text: str
+    prompt_tokens: int
+    reasoning_tokens: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which mask the prompt asks for and how many objects it means.
+
+    `p_modal` + `p_amodal` = 1: the model's probabilities, normalised over the two; 1 and 0 when the caller
+    forced the type. `objects` is 0 when the model says there is no such object. `prompt_tokens` and `tokens`
+    count what was read and written for it; both 0 when nothing had to be asked.
+    """
+
+    p_modal: float
+    p_amodal: float
+    objects: int
+    prompt_tokens: int = 0
+    tokens: int = 0
+
+    @property
+    def mask_type(self) -> MaskType:
+        """The more probable type."""
+        return "modal" if self.p_modal >= self.p_amodal else "amodal"
+
+    @property
+    def confidence(self) -> float:
+        """The probability of `mask_type`, 0.5..1."""
+        return max(self.p_modal, self.p_amodal)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleHealth:
+    """Whether one vLLM server answers; `detail` says why not."""
+
+    role: str
+    healthy: bool
+    detail: str = ""
