@@ -1,0 +1,134 @@
+"""The short, true account of an answer: anchors first, then the targets, what covers them, and what is wanted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from engines.demo.language.facts import COVERED, Facts, Thing
+from engines.demo.language.lexicon import article, join, lexicon
+from engines.demo.language.references import (
+    Description,
+    Every,
+    Group,
+    One,
+    Placed,
+    Ranked,
+    Related,
+    Several,
+    Useful,
+    ordered,
+)
+
+MaskType = Literal["modal", "amodal"]
+
+WANTED: dict[MaskType, str] = {
+    "amodal": "The complete shape is wanted.",
+    "modal": "The visible part is wanted.",
+}
+
+_NUMBERS = {2: "two", 3: "three"}
+_RANK_WORDS = ("first", "second", "third")
+_SIDE_MOST = {"left": "leftmost", "right": "rightmost", "top": "highest", "bottom": "lowest"}
+_STANDS = {
+    "behind": "behind it", "in front of": "in front of it", "left of": "to the left of it",
+    "right of": "to the right of it", "above": "above it", "below": "below it", "next to": "next to it",
+}  # fmt: skip
+
+
+def account(description: Description, targets: tuple[Thing, ...], facts: Facts, mask_type: MaskType) -> str:
+    """The whole reasoning text for a description that resolves to `targets` (left to right)."""
+    return f"{_found(description, targets, facts)} {_covering(targets, facts)} {WANTED[mask_type]}"
+
+
+def missing(why: str, mask_type: MaskType) -> str:
+    """The reasoning text for an object that is not there; `why` is one or two sentences."""
+    return f"{why} {WANTED[mask_type]}"
+
+
+def placed(thing: Thing) -> str:
+    """ "The red mug is at the top left."."""
+    return f"The {thing.name} is at the {thing.cell}."
+
+
+def _found(description: Description, targets: tuple[Thing, ...], facts: Facts) -> str:
+    target = targets[0]
+    match description:
+        case One():
+            return placed(target)
+        case Every() | Several():
+            return _list(targets)
+        case Useful(purpose, _, _):
+            return f"{_why(purpose, targets)} {_list(targets)}"
+        case Related(_, relation, anchor):
+            first = anchor.group.members(facts)[0]
+            return f"{placed(first)} The {target.name} is {_STANDS[relation]}, at the {target.cell}."
+        case Placed(group, cell):
+            return f"{_survey(group, facts)} The one at the {cell} is the {target.name}.".strip()
+        case Ranked(group, side, rank):
+            survey = _survey(group, facts)
+            ranked = _SIDE_MOST[side] if rank == 0 else f"{_RANK_WORDS[rank]} from the {side}"
+            if survey:
+                return f"{survey} The {ranked} is the {target.name}."
+            if rank == 0:
+                return f"The {ranked} is the {target.name}, at the {target.cell}."
+            before = [t.name for t in ordered(group.members(facts), side)[:rank]]
+            return (
+                f"From the {side}: the {', the '.join(before)}, then the {target.name}, at the {target.cell}."
+            )
+
+
+def _why(purpose: str, targets: tuple[Thing, ...]) -> str:
+    why = next(p.why for p in lexicon().purposes if p.name == purpose)
+    kinds = dict.fromkeys(t.kind for t in targets)
+    return " ".join(why.format(a=article(kind).capitalize()) for kind in kinds)
+
+
+def _list(targets: tuple[Thing, ...]) -> str:
+    sentences, seen = [], set[str]()
+    for thing in targets:
+        start = "Another" if thing.name in seen else "The"
+        sentences.append(f"{start} {thing.name} is at the {thing.cell}.")
+        seen.add(thing.name)
+    return " ".join(sentences)
+
+
+def _survey(group: Group, facts: Facts) -> str:
+    """ "There are two mugs: red at the left and green at the right." for two or three of a kind or a colour."""
+    members = sorted(group.members(facts), key=lambda t: (t.x, t.index))
+    if len(members) not in _NUMBERS or not all(t.askable for t in members):
+        return ""
+    if group.kinds:
+        noun = lexicon().plural(group.kinds[0])
+        each = [f"{t.colour} at the {t.cell}" for t in members]
+    elif group.colour:
+        noun = f"{group.colour} objects"
+        each = [f"{article(t.kind)} at the {t.cell}" for t in members]
+    else:
+        noun = "objects"
+        each = [f"{article(t.name)} at the {t.cell}" for t in members]
+    return f"There are {_NUMBERS[len(members)]} {noun}: {join(each)}."
+
+
+def _covering(targets: tuple[Thing, ...], facts: Facts) -> str:
+    covered = [t for t in targets if t.hidden >= COVERED and t.coverers]
+    if not covered:
+        return "Nothing covers it." if len(targets) == 1 else "Nothing covers them."
+    if len(targets) == 1:
+        return _cover(covered[0], "it", facts)
+    return " ".join(_cover(t, f"the {t.name}", facts) for t in covered)
+
+
+def _cover(thing: Thing, name: str, facts: Facts) -> str:
+    first, *rest = thing.coverers
+    coverers = [first, *(pair for pair in rest[:1] if pair[1] >= COVERED)]
+    names = [_coverer(facts.things[index], thing, facts) for index, _ in coverers]
+    verb = "covers" if len(names) == 1 else "cover"
+    text = f"{join(names)} {verb} part of {name}."
+    return text[0].upper() + text[1:]
+
+
+def _coverer(coverer: Thing, covered: Thing, facts: Facts) -> str:
+    if coverer.name == covered.name:
+        return f"another {coverer.name}"
+    alone = len(facts.named(coverer.kind, coverer.colour)) == 1
+    return f"the {coverer.name}" if alone else article(coverer.name)
