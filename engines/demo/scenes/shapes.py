@@ -1,7 +1,7 @@
 """Silhouettes and surface details of the fourteen kinds, as polygons in a unit square.
 
 Coordinates are (x, y) in about -1..1, y pointing down. A shape is a silhouette (polygons united, minus its
-holes) and details: polygons drawn on the surface in a tint of the object's colour or in a colour of their own.
+holes) and details: polygons drawn on the surface in a tint of the colour or in a colour of their own.
 """
 
 from __future__ import annotations
@@ -89,9 +89,7 @@ def box(rng: np.random.Generator) -> Shape:
     depth = rng.uniform(0.25, 0.45)
     front = straight((-0.9, -0.5), (0.9 - depth, -0.5), (0.9 - depth, 0.8), (-0.9, 0.8))
     top = straight((-0.9, -0.5), (-0.9 + depth, -0.5 - depth), (0.9, -0.5 - depth), (0.9 - depth, -0.5))
-    side = straight(
-        (0.9 - depth, -0.5), (0.9, -0.5 - depth), (0.9, 0.8 - depth), (0.9 - depth, 0.8)
-    )
+    side = straight((0.9 - depth, -0.5), (0.9, -0.5 - depth), (0.9, 0.8 - depth), (0.9 - depth, 0.8))
     middle = (-0.9 + 0.9 - depth) / 2
     tape = straight((middle - 0.1, -0.5), (middle + 0.1, -0.5), (middle + 0.1, 0.8), (middle - 0.1, 0.8))
     return Shape([front, top, side], (), [Detail(top, 1.25), Detail(side, 0.65), Detail(tape, 0.82)], tilt=12)

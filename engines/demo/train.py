@@ -1,0 +1,84 @@
+"""Trains the demo models: ``python -m engines.demo.train --out runs/demo --stage towers --minutes 15``.
+
+First the stage ``towers`` (both image towers learn what stands where), then ``joint`` (prompts, reasoning,
+heatmaps and masks; run it as often as wanted, the last time with ``--decay``). Runs resume from the checkpoint
+in ``--out``. ``python -m engines.demo.ship`` makes a bundle of the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from engines.demo.language import ask
+from engines.demo.models import language_config, vision_config
+from engines.demo.scenes import render_scene
+from engines.demo.tokenizer import SPECIAL_TOKENS, VOCABULARY, train_tokenizer
+from engines.demo.training.feed import open_feed
+from engines.demo.training.learner import Learner
+from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
+from engines.demo.training.steps import joint_step, tower_step
+
+CHECKPOINT = "checkpoint.pt"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_SCENES = 1500
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The run's tokenizer, trained on the demo's own sentences the first time."""
+    path = folder / TOKENIZER
+    if not path.exists():
+        print(f"training the tokenizer on the sentences of {TOKENIZER_SCENES} scenes", flush=True)
+        rng = random.Random(0)
+        scenes = (render_scene(seed, longest=160) for seed in range(TOKENIZER_SCENES))
+        queries = (query for scene in scenes for query in ask(scene, rng, 12))
+        sentences = [text for query in queries for text in (query.prompt, query.reasoning)]
+        train_tokenizer(sentences).save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def build_learner(tokenizer: Tokenizer) -> Learner:
+    """Both demo models with fresh weights."""
+    tokens = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    return Learner(language_config(VOCABULARY, tokens), vision_config())
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m engines.demo.train", description="Trains the demo models."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--stage", choices=("towers", "joint"), default="joint")
+    parser.add_argument("--minutes", type=float, required=True, help="how long this run trains")
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero in this run")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--scenes", type=int, default=8, help="scenes a batch")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
+    options = parser.parse_args()
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    tokenizer = open_tokenizer(options.out)
+    learner = build_learner(tokenizer)
+    optimisers = make_optimisers(learner)
+    checkpoint = options.out / CHECKPOINT
+    progress = Progress(options.stage)
+    if checkpoint.exists():
+        progress = restore(checkpoint, learner, optimisers, options.stage)
+        print(f"resuming: stage {progress.stage}, step {progress.steps}", flush=True)
+    joint = options.stage == "joint"
+    reader = tokenizer if joint else None
+    reader = tokenizer if joint else None
+    feed = open_feed(reader, options.scenes, options.prompts, progress.batches, options.workers)
+    schedule = Schedule(options.minutes, options.decay, options.rate)
+    train(learner, optimisers, feed, joint_step if joint else tower_step, schedule, progress, checkpoint)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The trainer of the demo bundle: samples, packed sequences, losses and the loop."""

@@ -1,0 +1,149 @@
+"""Turns queries on a scene into a packed sequence with its training targets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from engines.demo.language import Query
+from engines.demo.training.packing import Family, Packed
+from engines.events import MaskType
+
+DECISION_WEIGHT = 3.0
+TAIL_WEIGHT = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class VectorTarget:
+    """The token at `row` is a `<REF_POS>` that must lead to the mask of `object`."""
+
+    row: int
+    object: int
+    mask_type: MaskType
+
+
+@dataclass(frozen=True, slots=True)
+class PackedScene:
+    """A branching sequence with targets: token `rows` predict `targets` with `weights`."""
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]  # (3, L)
+    prefix: int
+    families: tuple[Family, ...]
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    vectors: tuple[VectorTarget, ...]
+    image_start: int
+
+
+class AnswerPacker:
+    """Packs queries, their answers and the answers' forks; one per process, for its tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        token = tokenizer.token_to_id
+        self._image = token("<|image_pad|>")
+        self._before = self._encode("<|im_start|>user\n<|vision_start|>")
+        self._after = [token("<|vision_end|>")]
+        self._to_answer = self._encode("<|im_end|>\n<|im_start|>assistant\n<think>")
+        self._close, self._end = token("</think>"), token("<|im_end|>")
+        self._decision = {"modal": token("<MODAL>"), "amodal": token("<AMODAL>")}
+        self._reference, self._no_object = token("<REF_POS>"), token("<NO_OBJECT>")
+
+    def pack(self, queries: Sequence[Query], grid: tuple[int, int], rng: random.Random) -> PackedScene:
+        """All queries of one scene; `grid` is (rows, columns) of image tokens."""
+        packed, scored, vectors = Packed(), _Scored(), list[VectorTarget]()
+        packed.add_prefix(self._before, self._image, grid, self._after)
+        for query in queries:
+            self._branch(packed, scored, vectors, query, rng)
+        return PackedScene(
+            ids=np.array(packed.ids),
+            positions=np.array(packed.positions).T,
+            prefix=packed.prefix,
+            families=packed.families(),
+            rows=np.array(scored.rows),
+            targets=np.array(scored.targets),
+            weights=np.array(scored.weights, dtype=np.float32),
+            vectors=tuple(vectors),
+            image_start=len(self._before),
+        )
+
+    def _branch(
+        self,
+        packed: Packed,
+        scored: _Scored,
+        vectors: list[VectorTarget],
+        query: Query,
+        rng: random.Random,
+    ) -> None:
+        question = self._encode(query.prompt) + self._to_answer
+        reasoning = self._encode(query.reasoning)
+        tail = self._tail(query, query.mask_type)
+        first = packed.add_family([*question, *reasoning, *tail])
+        opened = first + len(question) - 1
+        closed = opened + len(reasoning) + 1
+        scored.add(opened, [*reasoning, self._close], 1.0)
+        self._score_tail(scored, vectors, query, query.mask_type, closed, tail)
+        other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
+        if rng.random() < 0.35:
+            self._fork(packed, scored, vectors, query, other, closed - 1)
+        if rng.random() < 0.35:
+            self._fork(packed, scored, vectors, query, query.mask_type, opened)
+        if rng.random() < 0.3:
+            self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
+
+    def _fork(
+        self,
+        packed: Packed,
+        scored: _Scored,
+        vectors: list[VectorTarget],
+        query: Query,
+        mask_type: MaskType,
+        leaves: int,
+    ) -> None:
+        """An answer that closes its reasoning after token `leaves`, with the decision `mask_type`."""
+        tail = self._tail(query, mask_type)
+        closed = packed.add_fork(tail, leaves)
+        self._score_tail(scored, vectors, query, mask_type, closed, tail)
+
+    def _tail(self, query: Query, mask_type: MaskType) -> list[int]:
+        objects = [self._reference] * len(query.targets) or [self._no_object]
+        return [self._close, self._decision[mask_type], *objects, self._end]
+
+    def _score_tail(
+        self,
+        scored: _Scored,
+        vectors: list[VectorTarget],
+        query: Query,
+        mask_type: MaskType,
+        closed: int,
+        tail: list[int],
+    ) -> None:
+        if mask_type == query.mask_type:
+            scored.add(closed, tail[1:2], DECISION_WEIGHT)
+        scored.add(closed + 1, tail[2:], TAIL_WEIGHT)
+        vectors += [VectorTarget(closed + 2 + i, target, mask_type) for i, target in enumerate(query.targets)]
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+class _Scored:
+    """Rows of the sequence, the tokens they must predict, and how much each counts."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.targets: list[int] = []
+        self.weights: list[float] = []
+
+    def add(self, row: int, targets: list[int], weight: float) -> None:
+        """From `row` on, each token must predict the next of `targets`."""
+        self.rows += range(row, row + len(targets))
+        self.targets += targets
+        self.weights += [weight] * len(targets)

@@ -1,0 +1,100 @@
+"""The trainable whole: both demo models, the packed forward pass, and dense labels that teach to see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from engines.demo.models import MERGE
+from engines.demo.training.answers import PackedScene
+from engines.demo.training.attention import SceneAttention
+from engines.demo.training.losses import dense_loss
+from engines.demo.training.samples import CLASSES, SceneSample, patchify
+from engines.vision.config import VisionConfig
+from engines.vision.model import VisionModel
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """What the two image towers see in a batch of scenes.
+
+    `embeddings` [B, C, g, g] by SAM; `tokens` [sum of image tokens, D] by Qwen2.5-VL, scene after scene;
+    `loss` is the dense labels' loss.
+    """
+
+    embeddings: Tensor
+    tokens: Tensor
+    loss: Tensor
+
+
+class Learner(nn.Module):
+    """Both models and the linear heads of the dense labels, which are thrown away after training."""
+
+    def __init__(self, language: Qwen2_5_VLConfig, vision: VisionConfig) -> None:
+        super().__init__()
+        self.mllm = Qwen2_5_VLForConditionalGeneration(language)
+        self.vision = VisionModel.from_config(vision)
+        width = language.text_config.hidden_size
+        self.cell_head = nn.Linear(vision.encoder.output_channels, 2 * CLASSES)
+        self.token_head = nn.Linear(width, 2 * CLASSES)
+        self.state_head = nn.Linear(width, 2 * CLASSES + 2)
+
+    def look(self, samples: Sequence[SceneSample]) -> Towers:
+        """Both towers over a batch of scenes."""
+        pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+        sizes = torch.tensor([sample.size for sample in samples])
+        embeddings = self.vision.encode(pixels, sizes)
+        patches = torch.from_numpy(np.concatenate([patchify(sample.view) for sample in samples]))
+        grids = torch.tensor([(1, *sample.grid) for sample in samples])
+        tokens = self.mllm.model.visual(patches, grid_thw=grids).pooler_output
+        cells = torch.from_numpy(np.stack([sample.cells for sample in samples]))
+        seen = torch.from_numpy(np.concatenate([sample.tokens for sample in samples]))
+        by_sam = dense_loss(self.cell_head(embeddings.flatten(2).transpose(1, 2)), cells)
+        return Towers(embeddings, tokens, by_sam + dense_loss(self.token_head(tokens), seen))
+
+    def read(
+        self, scenes: Sequence[PackedScene], image_tokens: Tensor, grids: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Normed last hidden states [sum of L, D] of the packed scenes, their images' tokens put in place."""
+        text = self.mllm.model.language_model
+        states = text.embed_tokens(torch.from_numpy(np.concatenate([scene.ids for scene in scenes])))
+        states = states.to(image_tokens.dtype).index_copy(0, image_rows(scenes, grids), image_tokens)
+        positions = torch.from_numpy(np.concatenate([scene.positions for scene in scenes], axis=1))
+        cos, sin = text.rotary_emb(states[None], positions[:, None])
+        attention = SceneAttention(scenes, cos[0], sin[0])
+        for layer in text.layers:
+            states = states + attention(layer.self_attn, layer.input_layernorm(states))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        normed: Tensor = text.norm(states)
+        return normed
+
+    def state_loss(self, states: Tensor, samples: Sequence[SceneSample]) -> Tensor:
+        """Dense labels and places, asked of the language model's states at its image tokens."""
+        predicted = self.state_head(states)
+        labels = torch.from_numpy(np.concatenate([sample.tokens for sample in samples]))
+        places = torch.from_numpy(np.concatenate([_places(sample.grid) for sample in samples]))
+        position = F.mse_loss(predicted[:, -2:].float(), places)
+        return dense_loss(predicted[:, :-2], labels) + 4 * position
+
+
+def image_rows(scenes: Sequence[PackedScene], grids: Sequence[tuple[int, int]]) -> Tensor:
+    """Where the image tokens of each packed scene stand in the concatenation of all of them."""
+    rows, offset = [], 0
+    for scene, (height, width) in zip(scenes, grids, strict=True):
+        start = offset + scene.image_start
+        rows.append(torch.arange(start, start + height * width // MERGE**2))
+        offset += len(scene.ids)
+    return torch.cat(rows)
+
+
+def _places(grid: tuple[int, int]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """The (y, x) in 0..1 of each image token."""
+    rows, columns = grid[0] // MERGE, grid[1] // MERGE
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    return np.stack([(y + 0.5) / rows, (x + 0.5) / columns], axis=-1).reshape(-1, 2)

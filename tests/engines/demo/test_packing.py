@@ -1,0 +1,116 @@
+"""A packed scene is a faster way to compute what separate sequences would give."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from engines.demo.language import Query, ask
+from engines.demo.models import MERGE
+from engines.demo.scenes import render_scene
+from engines.demo.tokenizer import train_tokenizer
+from engines.demo.train import build_learner
+from engines.demo.training.answers import AnswerPacker, PackedScene
+from engines.demo.training.learner import Learner
+from engines.demo.training.samples import SceneSample, make_sample, patchify
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[list[Query]]:
+    rng = random.Random(3)
+    return [ask(render_scene(seed, longest=200), rng, 4) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(queries: list[list[Query]]) -> Tokenizer:
+    return train_tokenizer(
+        text for some in queries for query in some for text in (query.prompt, query.reasoning)
+    )
+
+
+@pytest.fixture(scope="module")
+def learner(tokenizer: Tokenizer) -> Learner:
+    torch.manual_seed(0)
+    return build_learner(tokenizer).eval()
+
+
+def _packed(queries: list[list[Query]], tokenizer: Tokenizer) -> tuple[list[SceneSample], list[PackedScene]]:
+    packer, rng = AnswerPacker(tokenizer), random.Random(0)
+    samples = [make_sample(render_scene(seed, longest=200)) for seed in (1, 2)]
+    packed = [
+        packer.pack(some, (sample.grid[0] // MERGE, sample.grid[1] // MERGE), rng)
+        for some, sample in zip(queries, samples, strict=True)
+    ]
+    return samples, packed
+
+
+def test_states_equal_those_of_separate_sequences(
+    queries: list[list[Query]], tokenizer: Tokenizer, learner: Learner
+) -> None:
+    samples, packed = _packed(queries, tokenizer)
+    with torch.no_grad():
+        towers = learner.look(samples)
+        states = learner.read(packed, towers.tokens, [sample.grid for sample in samples])
+    for number, (some, sample, scene) in enumerate(zip(queries, samples, packed, strict=True)):
+        offset = number * len(packed[0].ids)
+        for query, family in zip(some, scene.families, strict=True):
+            alone = _alone(learner, tokenizer, sample, query)
+            start = offset + family.start
+            ours = states[start : start + len(alone) - scene.prefix]
+            assert torch.allclose(ours, alone[scene.prefix :], atol=2e-4)
+            assert torch.allclose(states[offset : offset + scene.prefix], alone[: scene.prefix], atol=2e-4)
+
+
+def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Query) -> torch.Tensor:
+    """transformers' own last hidden states of one prompt with its answer, written out as text."""
+    image = "<|image_pad|>" * (sample.grid[0] * sample.grid[1] // MERGE**2)
+    decision = f"<{query.mask_type.upper()}>"
+    objects = "<REF_POS>" * len(query.targets) or "<NO_OBJECT>"
+    text = (
+        f"<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{query.prompt}<|im_end|>\n"
+        f"<|im_start|>assistant\n<think>{query.reasoning}</think>{decision}{objects}<|im_end|>"
+    )
+    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False).ids])
+    with torch.no_grad():
+        output = learner.mllm(
+            input_ids=ids,
+            mm_token_type_ids=(ids == tokenizer.token_to_id("<|image_pad|>")).long(),
+            pixel_values=torch.from_numpy(patchify(sample.view)),
+            image_grid_thw=torch.tensor([[1, *sample.grid]]),
+            output_hidden_states=True,
+        )
+    states: torch.Tensor = output.hidden_states[-1][0]
+    return states
+
+
+def test_a_fork_sees_its_prompt_up_to_where_it_leaves_and_no_other(
+    queries: list[list[Query]], tokenizer: Tokenizer
+) -> None:
+    _, packed = _packed(queries, tokenizer)
+    scene = packed[0]
+    close = tokenizer.token_to_id("</think>")
+    forks = 0
+    for family in scene.families:
+        ids = scene.ids[family.start : family.start + len(family.allowed)]
+        closes = np.flatnonzero(ids == close)
+        for closed in closes[1:]:
+            seen = family.allowed[closed]
+            assert seen[: scene.prefix].all()
+            own = np.flatnonzero(seen[scene.prefix :])
+            left = own[own < closes[0]].max()
+            assert (own[: left + 1] == np.arange(left + 1)).all()
+            assert len(own) == left + 2
+            forks += 1
+    assert forks > 0
+
+
+def test_vectors_stand_at_reference_tokens(queries: list[list[Query]], tokenizer: Tokenizer) -> None:
+    _, packed = _packed(queries, tokenizer)
+    reference = tokenizer.token_to_id("<REF_POS>")
+    for scene in packed:
+        assert all(scene.ids[vector.row] == reference for vector in scene.vectors)
+        assert len(scene.vectors) == int((scene.ids == reference).sum())
