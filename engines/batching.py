@@ -1,0 +1,178 @@
+"""MicroBatcher: calls from many requests, run together in small batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from engines.errors import Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result]]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How a `MicroBatcher` collects.
+
+    `max_size` items at most in a batch. `max_wait` seconds is how long an item may be held back for others to
+    join it, once batches are under way. `max_pending` items may wait; more are refused.
+    """
+
+    max_size: int = 8
+    max_wait: float = 0.002
+    max_pending: int = 256
+
+    def __post_init__(self) -> None:
+        if self.max_size < 1 or self.max_pending < 1 or self.max_wait < 0:
+            raise ValueError(f"limits must be positive: {self}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Slot(Generic[Item, Result]):
+    item: Item
+    arrived: float  # seconds on the loop's clock
+    future: asyncio.Future[Result]
+
+
+class MicroBatcher(Generic[Item, Result]):
+    """Runs items in batches, one batch at a time.
+
+    An item that finds the batcher idle runs at once, with whatever else arrived in the same turn of the event
+    loop. While a batch runs, others gather; the next batch starts when it is full or when its oldest item has
+    waited `max_wait`. A batch that fails is run again in halves, down to the items that fail alone: only
+    their waiters see the error. Items whose waiter has left are skipped.
+    """
+
+    def __init__(self, run: RunBatch[Item, Result], limits: BatchLimits | None = None) -> None:
+        self._run = run
+        self._limits = limits or BatchLimits()
+        self._pending: deque[_Slot[Item, Result]] = deque()
+        self._arrival = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def pending(self) -> int:
+        """Items that wait for a batch."""
+        return len(self._pending)
+
+    async def submit(self, item: Item) -> Result:
+        """The result of one item. Raises what `run` raises for it, or `Overloaded`."""
+        return (await self.submit_all([item]))[0]
+
+    async def submit_all(self, items: Sequence[Item]) -> list[Result]:
+        """The results of several items that belong together, in order; they are queued side by side.
+
+        Raises:
+            Overloaded: they do not fit into the queue; none of them was queued.
+        """
+        if self._closed:
+            raise Overloaded("the server is stopping")
+        if self.pending + len(items) > self._limits.max_pending:
+            raise Overloaded(f"{self.pending} items wait already")
+        loop = asyncio.get_running_loop()
+        slots = [_Slot(item, loop.time(), loop.create_future()) for item in items]
+        self._pending.extend(slots)
+        self._arrival.set()
+        if slots and self._worker is None:
+            self._worker = loop.create_task(self._drain())
+        try:
+            return list(await asyncio.gather(*(slot.future for slot in slots)))
+        except BaseException:
+            self._drop(slots)
+            raise
+
+    async def aclose(self) -> None:
+        """Refuse new items and stop the batch under way; those who wait get `Overloaded`."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        self._refuse(self._pending)  # a worker that was cancelled before its first step has refused nobody
+        self._pending.clear()
+
+    async def _drain(self) -> None:
+        """Run batches until nothing waits; then the batcher is idle again."""
+        batch: list[_Slot[Item, Result]] = []
+        try:
+            while batch := self._take():
+                await self._run_slots(batch)
+                await self._gather_more()
+        finally:
+            self._refuse(batch)
+            self._refuse(self._pending)
+            self._pending.clear()
+            self._worker = None
+
+    @staticmethod
+    def _refuse(slots: Iterable[_Slot[Item, Result]]) -> None:
+        for slot in slots:
+            if not slot.future.done():
+                slot.future.set_exception(Overloaded("the server is stopping"))
+
+    def _drop(self, slots: list[_Slot[Item, Result]]) -> None:
+        """Give up items whose waiter has left, or whose sibling failed."""
+        for slot in slots:
+            slot.future.cancel()
+        self._pending = deque(slot for slot in self._pending if not slot.future.done())
+
+    async def _gather_more(self) -> None:
+        """Wait until a full batch has gathered or the oldest item has waited long enough."""
+        clock = asyncio.get_running_loop().time
+        while 0 < self.pending < self._limits.max_size:
+            left = self._pending[0].arrived + self._limits.max_wait - clock()
+            if left <= 0:
+                return
+            self._arrival.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrival.wait()
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Slot[Item, Result]]:
+        size = min(self.pending, self._limits.max_size)
+        return [self._pending.popleft() for _ in range(size)]
+
+    async def _run_slots(self, slots: list[_Slot[Item, Result]]) -> None:
+        slots = [slot for slot in slots if not slot.future.done()]
+        if not slots:
+            return
+        try:
+            results = await self._run([slot.item for slot in slots])
+            if len(results) != len(slots):
+                raise RuntimeError(f"a batch of {len(slots)} gave {len(results)} results")
+        except Exception as error:
+            await self._isolate(slots, error)
+            return
+        for slot, result in zip(slots, results, strict=True):
+            if not slot.future.done():
+                slot.future.set_result(result)
+
+    async def _isolate(self, slots: list[_Slot[Item, Result]], error: Exception) -> None:
+        """Fail a single item; run the halves of a failed batch apart."""
+        if len(slots) == 1:
+            if not slots[0].future.done():
+                slots[0].future.set_exception(error)
+            return
+        middle = len(slots) // 2
+        await self._run_slots(slots[:middle])
+        await self._run_slots(slots[middle:])
+
+
+def in_executor(
+    run: Callable[[list[Item]], Sequence[Result]], executor: Executor
+) -> Callable[[list[Item]], Awaitable[Sequence[Result]]]:
+    """A blocking batch function as one that a `MicroBatcher` can await."""
+
+    async def run_there(items: list[Item]) -> Sequence[Result]:
+        return await asyncio.get_running_loop().run_in_executor(executor, run, items)
+
+    return run_there
