@@ -1,7 +1,28 @@
 """The language of the demo bundle: prompts about procedural scenes, and their true answers.
 
-`ask(scene, rng, count)` writes queries. Each has a prompt, whether the visible part (modal) or the complete shape
-(amodal) is asked for, the objects meant, and a short reasoning text that is true of the scene.
+`ask(scene, rng, count)` writes queries. Each has a prompt, whether the visible part (modal) or the complete
+shape (amodal) is asked for, the objects meant, and a short reasoning text that is true of the scene.
+
+How a prompt comes about, one module each:
+
+    facts       what the scene makes true: places, colours, who covers whom
+    references  descriptions of things, and the resolver that says which things they clearly mean
+    proposals   draws descriptions that resolve; absences draws things that are not there
+    phrases     words for a description, as a noun phrase with room for adjectives and clauses
+    carriers    markers of the complete shape or of the visible part, wherever a sentence can carry one
+    prompts     sentences around them; surface then spells them as people type
+    reasoning   the true account: "<anchors>. The red mug is at the left. The blue box covers part of it. ..."
+
+The rules that decide. Amodal is what says that the object is partly hidden ("the half-hidden mug") or that its
+complete shape is wanted ("the whole mug", "even behind the box", "not only what is visible", "do not leave out
+the hidden parts"). Modal is everything else: prompts that say nothing ("the mug behind the box" is a mere
+place), and those that ask for what is visible ("without the hidden parts", "the whole visible part", "only what
+shows of the half-hidden mug"). Where a prompt says both that a thing is hidden and that only the visible part
+is wanted, the wish counts. "Whole", "full" and the like said of the picture or of the day mean nothing.
+
+The reasoning's vocabulary is closed but for the nouns of things that are not there. It names every target
+literally as "<colour> <kind>", places by a 3x3 grid ("at the top left"), speaks of covering where 3 % or more
+of a target is covered, and ends with one of two sentences (`WANTED`).
 """
 
 from __future__ import annotations

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.demo.language.facts import Facts
-from engines.demo.language.lexicon import join, lexicon
-from engines.demo.language.phrases import NounPhrase, useful
+from engines.demo.language.lexicon import Purpose, join, lexicon
+from engines.demo.language.phrases import NounPhrase, places, useful
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +25,32 @@ def absent(facts: Facts, rng: random.Random) -> Absence:
     return draw(facts, rng) or _outside(facts, rng)
 
 
+def _none(noun: str) -> str:
+    return f"There is no {noun} here."
+
+
 def _outside(facts: Facts, rng: random.Random) -> Absence:
     words = lexicon()
     noun = rng.choice(words.outside)
-    plural = rng.random() < 0.15
-    head = words.plural(noun) if plural else noun
+    phrase = _ask_for(noun, rng)
     if rng.random() < 0.35:
-        head = f"{rng.choice((*words.adjectives, *words.colours))} {head}"
-    phrase = NounPhrase(head, plural=plural, post=_somewhere(facts, rng), det=_det(plural, rng))
-    return Absence(phrase, f"There is no {noun} here.")
+        phrase = replace(phrase, head=f"{rng.choice((*words.adjectives, *words.colours))} {phrase.head}")
+    if rng.random() < 0.3:
+        phrase = replace(phrase, post=_somewhere(facts, rng))
+    return Absence(phrase, _none(noun))
 
 
-def _det(plural: bool, rng: random.Random) -> str:
-    return rng.choice(
-        ("the", "the", "the", "the", "the two", "all") if plural else ("the", "the", "the", "the", "that")
-    )
+def _ask_for(noun: str, rng: random.Random) -> NounPhrase:
+    if rng.random() < 0.14:
+        det = rng.choice(("the", "the", "the two", "all", "both"))
+        return NounPhrase(lexicon().plural(noun), det=det, plural=True, bare=not det.startswith("the"))
+    return NounPhrase(noun, det=rng.choice(("the",) * 9 + ("that", "this", "my")))
 
 
 def _somewhere(facts: Facts, rng: random.Random) -> str:
-    """Mostly nothing; sometimes a place, as one would give it for a thing that is there."""
-    if rng.random() > 0.22:
-        return ""
-    place = rng.choice(("behind", "in front of", "next to", "left of", "right of", "on the left", "on the right",
-                        "at the top", "at the bottom", "in the middle", "in the background"))  # fmt: skip
-    if place.startswith(("on", "at", "in the")):
-        return place
-    return f"{place} the {rng.choice(lexicon().outside if rng.random() < 0.4 else [t.kind for t in facts.things])}"
+    """A place, as one would give it for a thing that is there."""
+    nouns = lexicon().outside if rng.random() < 0.7 else [t.kind for t in facts.things]
+    return places().expand("anywhere", rng, {"thing": f"the {rng.choice(nouns)}"})
 
 
 def _other_kind(facts: Facts, rng: random.Random) -> Absence | None:
@@ -59,11 +59,10 @@ def _other_kind(facts: Facts, rng: random.Random) -> Absence | None:
     if not kinds:
         return None
     kind = rng.choice(kinds)
-    plural = rng.random() < 0.12
-    head = words.plural(words.kind(kind, rng)) if plural else words.kind(kind, rng)
+    phrase = _ask_for(words.kind(kind, rng), rng)
     if rng.random() < 0.45:
-        head = f"{words.colour(rng.choice(list(words.colours)), rng)} {head}"
-    return Absence(NounPhrase(head, plural=plural, det=_det(plural, rng)), f"There is no {kind} here.")
+        phrase = replace(phrase, head=f"{words.colour(rng.choice(list(words.colours)), rng)} {phrase.head}")
+    return Absence(phrase, _none(kind))
 
 
 def _other_colour(facts: Facts, rng: random.Random) -> Absence | None:
@@ -90,19 +89,30 @@ def _no_use(facts: Facts, rng: random.Random) -> Absence | None:
         return None
     purpose = rng.choice(purposes)
     kinds = " and ".join(f"no {kind}" for kind in purpose.kinds)
-    return Absence(useful(purpose, 1, rng), f"There is {kinds} here.")
+    return Absence(useful(purpose, rng), f"There is {kinds} here.")
 
 
-def _no_anchor(facts: Facts, rng: random.Random) -> Absence | None:
+def _outside_use(facts: Facts, rng: random.Random) -> Absence:
+    noun, uses = rng.choice(list(lexicon().outside_uses.items()))
+    purpose = Purpose(noun, (), (), "", tuple(f"one can use to {use}" for use in uses), uses, (), (noun,))
+    return Absence(useful(purpose, rng), _none(noun))
+
+
+def _no_anchor(facts: Facts, rng: random.Random) -> Absence:
     """ "the mug behind the giraffe": what should stand beside it is not there."""
     words = lexicon()
     noun = rng.choice(words.outside)
     kind = rng.choice([t.kind for t in facts.things] or list(words.kinds))
     where = rng.choice(("behind", "in front of", "next to", "to the left of", "to the right of", "on top of"))
-    return Absence(NounPhrase(words.kind(kind, rng), post=f"{where} the {noun}"), f"There is no {noun} here.")
+    return Absence(NounPhrase(words.kind(kind, rng), post=f"{where} the {noun}"), _none(noun))
 
 
 _DRAWS: tuple[Callable[[Facts, random.Random], Absence | None], ...] = (
-    _outside, _other_kind, _other_colour, _no_use, _no_anchor,
-)  # fmt: skip
-_WEIGHTS = (40, 22, 24, 8, 6)
+    _outside,
+    _other_kind,
+    _other_colour,
+    _no_use,
+    _outside_use,
+    _no_anchor,
+)
+_WEIGHTS = (38, 21, 24, 7, 5, 5)

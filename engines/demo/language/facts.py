@@ -56,7 +56,7 @@ class Thing:
     v: float
     hidden: float
     coverers: tuple[tuple[int, float], ...]  # (index, share of this thing that it covers), the greatest first
-    askable: bool
+    askable: bool  # shows enough of itself, and what covers it is known
 
     @property
     def name(self) -> str:
@@ -75,13 +75,9 @@ class Facts:
 
     things: tuple[Thing, ...]
 
-    def named(self, kind: str | None = None, colour: str | None = None) -> tuple[Thing, ...]:
+    def named(self, kind: str, colour: str | None = None) -> tuple[Thing, ...]:
         """The things of that kind and colour; None stands for any."""
-        return tuple(
-            t
-            for t in self.things
-            if (kind is None or t.kind == kind) and (colour is None or t.colour == colour)
-        )
+        return tuple(t for t in self.things if t.kind == kind and colour in (None, t.colour))
 
 
 def third(value: float) -> int:
@@ -112,8 +108,12 @@ def _thing(scene: Scene, index: int) -> Thing:
         v=y * height / longest,
         hidden=item.hidden,
         coverers=tuple(sorted(coverers, key=lambda pair: (-pair[1], pair[0]))),
-        askable=visible >= MIN_VISIBLE_SHARE * area and visible >= MIN_VISIBLE_AREA * height * width,
+        askable=_shows(area, visible, height * width) and (bool(coverers) or item.hidden < COVERED),
     )
+
+
+def _shows(area: int, visible: int, image: int) -> bool:
+    return visible >= MIN_VISIBLE_SHARE * area and visible >= MIN_VISIBLE_AREA * image
 
 
 def _cover(item: SceneObject, other: SceneObject) -> int:

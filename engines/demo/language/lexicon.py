@@ -35,6 +35,7 @@ class Lexicon:
     irregular: Mapping[str, str]
     purposes: tuple[Purpose, ...]
     outside: tuple[str, ...]
+    outside_uses: Mapping[str, tuple[str, ...]]
     adjectives: tuple[str, ...]
 
     def kind(self, kind: str, rng: random.Random) -> str:
@@ -82,6 +83,7 @@ def lexicon() -> Lexicon:
         irregular=kinds["irregular"],
         purposes=tuple(_purpose(name, entry) for name, entry in purposes.items()),
         outside=tuple(word.replace("-", " ") for word in outside["nouns"].split()),
+        outside_uses={noun: tuple(uses) for noun, uses in outside["uses"].items()},
         adjectives=tuple(outside["adjectives"].split()),
     )
 

@@ -1,9 +1,10 @@
-"""Noun phrases with room for adjectives and clauses, and the words of the descriptions that a scene supports."""
+"""Noun phrases with room for adjectives and clauses, and words for every kind of description."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from engines.demo.language.facts import Facts, Thing
 from engines.demo.language.lexicon import Purpose, join, lexicon
@@ -19,7 +20,16 @@ from engines.demo.language.references import (
     Several,
     Side,
     Useful,
+    along,
+    ordered,
 )
+from engines.demo.language.templates import Grammar
+
+_RANKS = ("first", "second", "third")
+_NUMBERS = {2: "two", 3: "three"}
+_THIS = ("the",) * 12 + ("that", "this")
+_HELPS = ("that helps", "I need", "that would help me", "I could use", "that is useful now", "for that")
+_WHO_USES = ("you would use", "I could use", "one can use", "people use", "we might use", "you need")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +41,8 @@ class NounPhrase:
     post: str = ""
     plural: bool = False
     lead: str = ""
-    bare: bool = False  # takes no adjectives: "something to read"
-    parts: tuple[NounPhrase, ...] = ()
+    bare: bool = False  # takes no adjective: "something to read"
+    parts: tuple[NounPhrase, ...] = ()  # joined by "and"; head, det and post are empty then
 
     def text(self, adjective: str = "", clause: str = "") -> str:
         """The words, with an adjective before the head and a clause after it."""
@@ -42,44 +52,10 @@ class NounPhrase:
         return " ".join(word for word in words if word)
 
 
-_SIDE_WORDS: dict[Side, tuple[str, ...]] = {
-    "left": ("leftmost", "left-most", "outermost left", "far left"),
-    "right": ("rightmost", "right-most", "outermost right", "far right"),
-    "top": ("topmost", "highest", "uppermost", "top"),
-    "bottom": ("bottommost", "lowest", "lowermost", "bottom"),
-}
-_SIDE_CLAUSES: dict[Side, tuple[str, ...]] = {
-    "left": ("furthest to the left", "on the far left", "closest to the left edge", "most to the left"),
-    "right": ("furthest to the right", "on the far right", "closest to the right edge", "most to the right"),
-    "top": ("furthest up", "closest to the top edge", "nearest to the upper edge", "that is highest up"),
-    "bottom": (
-        "furthest down",
-        "closest to the bottom edge",
-        "nearest to the lower edge",
-        "that is lowest down",
-    ),
-}
-_RANKS = ("first", "second", "third")
-_CELL_WORDS = {
-    "top left": ("top left", "upper left", "top left-hand"),
-    "top right": ("top right", "upper right", "top right-hand"),
-    "bottom left": ("bottom left", "lower left", "bottom left-hand"),
-    "bottom right": ("bottom right", "lower right", "bottom right-hand"),
-}
-_CENTRE_CLAUSES = (
-    "in the middle", "in the centre", "at the centre", "in the middle of the picture", "in the centre of the image",
-    "in the very middle", "at the centre of the photo",
-)  # fmt: skip
-_RELATION_WORDS: dict[Relation, tuple[str, ...]] = {
-    "behind": ("behind", "behind", "behind", "that is behind", "at the back of", "which stands behind", "in back of"),
-    "in front of": ("in front of", "in front of", "that is in front of", "that covers", "covering", "which overlaps",
-                    "that stands in front of", "blocking"),
-    "left of": ("left of", "to the left of", "on the left of", "that is left of", "on the left side of"),
-    "right of": ("right of", "to the right of", "on the right of", "that is right of", "on the right side of"),
-    "above": ("above", "that is above", "higher up than", "further up than", "over"),
-    "below": ("below", "that is below", "lower down than", "further down than", "beneath"),
-    "next to": ("next to", "beside", "near", "close to", "closest to", "nearest to", "by the side of", "right next to"),
-}  # fmt: skip
+@cache
+def places() -> Grammar:
+    """The grammar of places and relations, compiled once."""
+    return Grammar.load("places.txt")
 
 
 def word(description: Description, facts: Facts, rng: random.Random) -> NounPhrase:
@@ -88,20 +64,21 @@ def word(description: Description, facts: Facts, rng: random.Random) -> NounPhra
         case One(group):
             return _single(group, rng)
         case Every(group):
-            return _every(group, len(group.members(facts)), rng)
+            return _every(noun_of(group, rng, plural=True), len(group.members(facts)), rng)
         case Several(parts):
             phrases = [_single(part.group, rng) for part in parts]
             rng.shuffle(phrases)
             return NounPhrase("", det="", plural=True, parts=tuple(phrases))
         case Ranked(group, side, rank):
-            return _ranked(group, side, rank, rng)
+            return _ranked(group, side, rank, facts, rng)
         case Placed(group, cell):
-            return NounPhrase(_noun(group, rng), post=_place(cell, rng))
+            return NounPhrase(noun_of(group, rng), post=_place(f"cell_{cell.replace(' ', '_')}", rng))
         case Related(group, relation, anchor):
             return _related(group, relation, _single(anchor.group, rng), rng)
-        case Useful(purpose, _, _):
-            count = len(Group(description.kinds).members(facts))
-            return useful(next(p for p in lexicon().purposes if p.name == purpose), count, rng)
+        case Useful(purpose, kinds, _):
+            entry = next(p for p in lexicon().purposes if p.name == purpose)
+            count = len(Group(kinds).members(facts))
+            return useful(entry, rng) if count == 1 else _useful_things(entry, count, rng)
 
 
 def name_of(thing: Thing, facts: Facts, rng: random.Random) -> str | None:
@@ -110,113 +87,110 @@ def name_of(thing: Thing, facts: Facts, rng: random.Random) -> str | None:
         return None
     alone = len(facts.named(thing.kind)) == 1
     group = Group((thing.kind,), None if alone and rng.random() < 0.6 else thing.colour)
-    return f"the {_noun(group, rng)}"
+    return f"the {noun_of(group, rng)}"
 
 
-def _noun(group: Group, rng: random.Random, plural: bool = False) -> str:
+def noun_of(group: Group, rng: random.Random, plural: bool = False) -> str:
+    """A noun for the members of a group: "red mug", "fruits", "blue thing"."""
     words = lexicon()
-    noun = words.kind(group.kinds[0], rng) if group.kinds else rng.choice(words.things)
-    if group.kinds == ("apple", "banana"):
-        noun = "fruit"
+    if not group.kinds:
+        noun = rng.choice(words.things)
+    else:
+        noun = words.kind(group.kinds[0], rng) if len(group.kinds) == 1 else "fruit"
     noun = words.plural(noun) if plural else noun
     return f"{words.colour(group.colour, rng)} {noun}" if group.colour else noun
 
 
 def _single(group: Group, rng: random.Random) -> NounPhrase:
-    noun = _noun(group, rng)
     if group.colour and rng.random() < 0.08:
-        noun = _noun(Group(group.kinds), rng)
         colour = lexicon().colour(group.colour, rng)
-        return NounPhrase(noun, post=rng.choice((f"that is {colour}", f"in {colour}", f"of {colour} colour")))
+        post = rng.choice((f"that is {colour}", f"in {colour}", f"of {colour} colour"))
+        return NounPhrase(noun_of(replace(group, colour=None), rng), post=post)
     if group.colour and not group.kinds and rng.random() < 0.2:
         return NounPhrase(f"{lexicon().colour(group.colour, rng)} one")
-    return NounPhrase(noun, det=rng.choice(("the", "the", "the", "the", "the", "the", "the", "that", "this")))
+    return NounPhrase(noun_of(group, rng), det=rng.choice(_THIS))
 
 
-def _every(group: Group, count: int, rng: random.Random) -> NounPhrase:
-    number = {2: "two", 3: "three"}[count]
-    dets = ["the", f"the {number}", f"all {number}", "all the", "all", f"all {number} of the"]
-    if count == 2:
-        dets += ["both", "both", "both the", "both of the"]
+def _every(nouns: str, count: int, rng: random.Random) -> NounPhrase:
+    number = _NUMBERS[count]
+    dets = ["the", f"the {number}", "all the", "all"]
+    dets += ["both", "both", "both the", "both of the"] if count == 2 else ["all three", "all three of the"]
     det = rng.choice(dets)
-    return NounPhrase(_noun(group, rng, plural=True), det=det, plural=True, bare=not det.startswith("the"))
+    return NounPhrase(nouns, det=det, plural=True, bare=not det.startswith("the"))
 
 
-def _ranked(group: Group, side: Side, rank: int, rng: random.Random) -> NounPhrase:
-    noun = _noun(group, rng)
-    if rank or rng.random() < 0.12:
-        origin = rng.choice(("from the {}", "counting from the {}", "from {}", "counted from the {}"))
-        return NounPhrase(f"{_RANKS[rank]} {noun}", post=origin.format(side))
+def _ranked(group: Group, side: Side, rank: int, facts: Facts, rng: random.Random) -> NounPhrase:
+    noun = noun_of(group, rng)
+    if rank or rng.random() < 0.1:
+        counted = places().expand("counted", rng, {"side": side})
+        return NounPhrase(f"{_RANKS[rank]} {noun}", post=counted)
+    first, second = (along(t, side) for t in ordered(group.members(facts), side)[:2])
+    if first < 0.42 and second > 0.52 and rng.random() < 0.6:
+        return NounPhrase(noun, post=_place(f"on_{side}", rng))
     if rng.random() < 0.6:
-        return NounPhrase(f"{rng.choice(_SIDE_WORDS[side])} {noun}")
-    return NounPhrase(noun, post=rng.choice(_SIDE_CLAUSES[side]))
+        return NounPhrase(f"{_place(f'most_{side}', rng)} {noun}")
+    return NounPhrase(noun, post=_place(f"far_{side}", rng))
 
 
-def _place(cell: str, rng: random.Random) -> str:
-    if cell == "centre":
-        return rng.choice(_CENTRE_CLAUSES)
-    where = rng.choice(_CELL_WORDS[cell])
-    picture = rng.choice(("", "", " of the picture", " of the image", " of the photo"))
-    return f"{rng.choice(('in', 'at'))} the {where} {rng.choice(('', 'corner', 'part'))}".rstrip() + picture
+def _place(rule: str, rng: random.Random) -> str:
+    return places().expand(rule, rng, {})
 
 
 def _related(group: Group, relation: Relation, anchor: NounPhrase, rng: random.Random) -> NounPhrase:
-    where = f"{rng.choice(_RELATION_WORDS[relation])} {anchor.text()}"
-    if not group.kinds and not group.colour and rng.random() < 0.3:
-        if relation == "in front of" and rng.random() < 0.6:
-            verb = rng.choice(
-                ("covers", "overlaps", "hides a part of", "is covering", "stands in front of", "blocks")
-            )
-            return NounPhrase("", det="what", post=f"{verb} {anchor.text()}", bare=True)
-        is_clause = relation in ("behind", "in front of", "left of", "right of", "above", "below", "next to")
-        if is_clause:
-            return NounPhrase(
-                "", det=rng.choice(("what", "whatever")), post=f"is {relation} {anchor.text()}", bare=True
-            )
-    return NounPhrase(_noun(group, rng), post=where)
+    rule, values = relation.replace(" ", "_"), {"anchor": anchor.text()}
+    if group == Group() and rng.random() < 0.35:
+        return NounPhrase("", det="", post=places().expand(f"what_{rule}", rng, values), bare=True)
+    return NounPhrase(noun_of(group, rng), post=places().expand(f"rel_{rule}", rng, values))
 
 
-def useful(purpose: Purpose, count: int, rng: random.Random) -> NounPhrase:
-    """What serves a purpose, as one thing or, for `count` above one, as several."""
-    way = rng.random()
-    if count > 1:
-        number = {2: "two", 3: "three"}.get(count, "")
-        noun = lexicon().plural(rng.choice(purpose.noun))
-        if way < 0.5:
-            return _every_noun(noun, number, rng)
-        things = rng.choice(("things", "objects", "items"))
-        if way < 0.75:
-            return NounPhrase(things, post=f"to {rng.choice(purpose.use)}", plural=True)
-        lead = rng.choice(purpose.need)
+def useful(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    """The one thing that serves a purpose."""
+    return rng.choice((_that_does, _to_use, _to_use, _used_by, _named, _needed))(purpose, rng)
+
+
+def _that_does(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    does = rng.choice(purpose.that)
+    if rng.random() < 0.4:
+        return NounPhrase("", det=rng.choice(("what", "whatever", "something that")), post=does, bare=True)
+    return NounPhrase(rng.choice(lexicon().things), post=f"{rng.choice(('that', 'which'))} {does}")
+
+
+def _to_use(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    use = f"to {rng.choice(purpose.use)}"
+    if rng.random() < 0.5:
         return NounPhrase(
-            things, post=rng.choice(("that would help", "I could use", "I need")), plural=True, lead=lead
+            "", det=rng.choice(("something", "what I need", "a thing", "an object")), post=use, bare=True
         )
-    thing = rng.choice(lexicon().things)
-    if way < 0.22:
-        det, post = rng.choice(
-            (("what", ""), ("whatever", ""), ("the", thing), ("the", thing), ("something", ""))
-        )
-        that = "that " if post or det == "something" else ""
-        return NounPhrase(post, det=det, post=f"{that}{rng.choice(purpose.that)}", bare=not post)
-    if way < 0.44:
-        det = rng.choice(("something", "the", "the", "a", "what I need"))
-        head = {"something": "", "what I need": ""}.get(det, "object" if det == "a" else thing)
-        if det == "a":
-            det, head = "an", "object"
-        return NounPhrase(head, det=det, post=f"to {rng.choice(purpose.use)}", bare=not head)
-    if way < 0.6:
-        who = rng.choice(("you", "I", "one", "people", "we"))
-        verb = rng.choice(("would use", "could use", "can use", "might use"))
-        return NounPhrase(thing, post=f"{who} {verb} to {rng.choice(purpose.use)}")
-    if way < 0.75:
-        return NounPhrase(rng.choice(purpose.noun))
-    lead = rng.choice(purpose.need) if rng.random() < 0.6 else f"I want to {rng.choice(purpose.use)}"
-    post = rng.choice(
-        ("that helps", "I need", "that would help me", "I could use", "that is useful now", "for that")
+    return NounPhrase(rng.choice(lexicon().things), post=use)
+
+
+def _used_by(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    return NounPhrase(
+        rng.choice(lexicon().things), post=f"{rng.choice(_WHO_USES)} to {rng.choice(purpose.use)}"
     )
-    return NounPhrase(rng.choice((thing, f"right {thing}")), post=post, lead=lead)
 
 
-def _every_noun(noun: str, number: str, rng: random.Random) -> NounPhrase:
-    det = rng.choice(("the", "all the", "all", f"all {number}", f"the {number}"))
-    return NounPhrase(noun, det=det, plural=True, bare=not det.startswith("the"))
+def _named(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    return NounPhrase(rng.choice(purpose.noun))
+
+
+def _needed(purpose: Purpose, rng: random.Random) -> NounPhrase:
+    wish = rng.choice(("I want to", "I would like to", "we want to", "my friend wants to", "somebody has to"))
+    lead = (
+        rng.choice(purpose.need)
+        if purpose.need and rng.random() < 0.6
+        else f"{wish} {rng.choice(purpose.use)}"
+    )
+    thing = rng.choice(lexicon().things)
+    return NounPhrase(rng.choice((thing, thing, f"right {thing}")), post=rng.choice(_HELPS), lead=lead)
+
+
+def _useful_things(purpose: Purpose, count: int, rng: random.Random) -> NounPhrase:
+    """The two or three things that serve a purpose."""
+    way, things = rng.random(), rng.choice(("things", "objects", "items"))
+    if way < 0.5:
+        return _every(lexicon().plural(rng.choice(purpose.noun)), count, rng)
+    if way < 0.75:
+        return NounPhrase(things, post=f"to {rng.choice(purpose.use)}", plural=True)
+    post = rng.choice(("that would help", "I could use", "I need"))
+    return NounPhrase(things, post=post, plural=True, lead=rng.choice(purpose.need))

@@ -11,8 +11,8 @@ from engines.demo.language.facts import Facts, Thing
 from engines.demo.language.lexicon import lexicon
 from engines.demo.language.phrases import NounPhrase, word
 from engines.demo.language.references import (
+    BESIDE,
     CORNERS,
-    RELATIONS,
     SIDES,
     Description,
     Every,
@@ -118,7 +118,7 @@ def _pair(facts: Facts, rng: random.Random) -> tuple[Thing, Relation, Thing] | N
     if len(facts.things) < 2:
         return None
     thing, anchor = rng.sample(facts.things, 2)
-    return thing, rng.choice(RELATIONS[2:]), anchor
+    return thing, rng.choice(BESIDE), anchor
 
 
 def _function(facts: Facts, rng: random.Random) -> Description | None:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from engines.demo.language.absences import absent
+from engines.demo.language.carriers import Subject
 from engines.demo.language.facts import COVERED, Facts, Scene, Thing, observe
+from engines.demo.language.lexicon import lexicon
 from engines.demo.language.phrases import name_of
-from engines.demo.language.prompts import Subject, compose
+from engines.demo.language.prompts import compose
 from engines.demo.language.proposals import Form, Reference, propose
 from engines.demo.language.reasoning import MaskType, account, missing
 from engines.demo.language.surface import dress
@@ -17,7 +19,8 @@ from engines.demo.language.surface import dress
 FORMS: tuple[Form, ...] = ("attribute", "position", "relation", "function", "plural", "absent")
 _WEIGHTS = (26, 17, 18, 15, 13, 11)
 
-HIDDEN = 0.06  # the share that has to be covered before a prompt calls a thing partly hidden
+HIDDEN = 0.06  # from this covered share on a prompt may call a thing partly hidden
+CLEAR = 0.005  # up to this one, fully visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,7 @@ def _query(facts: Facts, rng: random.Random) -> Query:
 
 def _absent_query(facts: Facts, mask_type: MaskType, rng: random.Random) -> Query:
     absence = absent(facts, rng)
-    names = [name for t in facts.things if (name := name_of(t, facts, rng))]
-    subject = Subject(absence.phrase, tuple(rng.sample(names, min(1, len(names)))), hidden=True)
+    subject = Subject(absence.phrase, _anything(facts, rng), hidden=True, clear=True)
     prompt = compose(subject, mask_type, rng)
     return Query(dress(prompt, rng), mask_type, (), missing(absence.why, mask_type), "absent")
 
@@ -71,4 +73,11 @@ def _subject(reference: Reference, targets: tuple[Thing, ...], facts: Facts, rng
     coverers = [facts.things[i] for t in targets for i, share in t.coverers if share >= COVERED]
     names = [name for t in coverers if t not in targets and (name := name_of(t, facts, rng))]
     hidden = all(t.hidden >= HIDDEN for t in targets)
-    return Subject(reference.phrase, tuple(names) if len(targets) == 1 else (), hidden)
+    clear = all(t.hidden <= CLEAR for t in targets)
+    return Subject(reference.phrase, tuple(names) if len(targets) == 1 else (), hidden, clear)
+
+
+def _anything(facts: Facts, rng: random.Random) -> tuple[str, ...]:
+    """Something that a thing which is not there might be hidden by: from the scene, or from elsewhere."""
+    name = name_of(rng.choice(facts.things), facts, rng) if facts.things and rng.random() < 0.4 else None
+    return (name or f"the {rng.choice(lexicon().outside)}",)

@@ -1,4 +1,4 @@
-"""The short, true account of an answer: anchors first, then the targets, what covers them, and what is wanted."""
+"""The short, true account of an answer: anchors, then targets, what covers them, and what is wanted."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _list(targets: tuple[Thing, ...]) -> str:
 
 
 def _survey(group: Group, facts: Facts) -> str:
-    """ "There are two mugs: red at the left and green at the right." for two or three of a kind or a colour."""
+    """ "There are two mugs: red at the left and green at the right." Empty for other than two or three."""
     members = sorted(group.members(facts), key=lambda t: (t.x, t.index))
     if len(members) not in _NUMBERS or not all(t.askable for t in members):
         return ""

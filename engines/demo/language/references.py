@@ -1,8 +1,9 @@
-"""Descriptions of things, and the resolver that says which things of a scene a description means, if it is clear."""
+"""Descriptions of things, and the resolver that says which things of a scene they clearly mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from engines.demo.language.facts import COVERED, Facts, Thing
@@ -11,15 +12,7 @@ Side = Literal["left", "right", "top", "bottom"]
 Relation = Literal["behind", "in front of", "left of", "right of", "above", "below", "next to"]
 
 SIDES: tuple[Side, ...] = ("left", "right", "top", "bottom")
-RELATIONS: tuple[Relation, ...] = (
-    "behind",
-    "in front of",
-    "left of",
-    "right of",
-    "above",
-    "below",
-    "next to",
-)
+BESIDE: tuple[Relation, ...] = ("left of", "right of", "above", "below", "next to")
 CORNERS = ("top left", "top right", "bottom left", "bottom right", "centre")
 
 MARGIN = 0.07  # between neighbours in an order, as a share of the image's side
@@ -130,11 +123,11 @@ def _meant(description: Description, facts: Facts) -> tuple[Thing, ...]:
             return _placed(group.members(facts), cell)
         case Related(group, relation, anchor):
             anchors = _only(anchor.group.members(facts))
-            return (
-                _related(group.members(facts), relation, anchors[0]) if anchors and anchors[0].askable else ()
-            )
+            known = anchors and anchors[0].askable
+            return _related(group.members(facts), relation, anchors[0]) if known else ()
         case Useful(_, kinds, doubtful):
-            return () if Group(doubtful).members(facts) and doubtful else Group(kinds).members(facts)
+            doubt = doubtful and Group(doubtful).members(facts)
+            return () if doubt else Group(kinds).members(facts)
 
 
 def _only(members: tuple[Thing, ...]) -> tuple[Thing, ...]:
@@ -156,7 +149,7 @@ def _ranked(members: tuple[Thing, ...], side: Side, rank: int) -> tuple[Thing, .
     if len(order) < max(2, rank + 1):
         return ()
     distances = [along(t, side) for t in order[: rank + 2]]
-    clear = all(after - before >= MARGIN for before, after in zip(distances, distances[1:], strict=False))
+    clear = all(after - before >= MARGIN for before, after in pairwise(distances))
     return (order[rank],) if clear else ()
 
 
@@ -167,7 +160,7 @@ def _placed(members: tuple[Thing, ...], cell: str) -> tuple[Thing, ...]:
 
 
 def _within(thing: Thing, cell: str, margin: float) -> bool:
-    """Whether the centre lies in the field of the 3x3 grid grown (or shrunk) by `margin`; the rim belongs to it."""
+    """Whether the centre lies in the field of the 3x3 grid, grown (or shrunk) inwards by `margin`."""
     words = cell.split()
     low = {"left": -1.0, "right": 2 / 3, "top": -1.0, "bottom": 2 / 3}
     high = {"left": 1 / 3, "right": 2.0, "top": 1 / 3, "bottom": 2.0}

@@ -1,4 +1,4 @@
-"""The surface of a prompt: capitals, full stops, contractions, American spelling, missing articles, slips of the finger."""
+"""The surface of a prompt: capitals, full stops, contractions, American spelling and slips of the finger."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 _CONTRACTIONS = (
     ("do not", "don't"), ("does not", "doesn't"), ("must not", "mustn't"), ("should not", "shouldn't"),
     ("cannot", "can't"), ("can not", "can't"), ("did not", "didn't"), ("is not", "isn't"), ("I would", "I'd"),
-    ("I am", "I'm"), ("would not", "wouldn't"), ("need not", "needn't"), ("let us", "let's"), ("we are", "we're"),
+    ("I am", "I'm"), ("would not", "wouldn't"), ("need not", "needn't"), ("let us", "let's"),
+    ("we are", "we're"), ("what is", "what's"), ("it is", "it's"), ("that is", "that's"),
 )  # fmt: skip
 _AMERICAN = (
-    ("colour", "color"), ("centre", "center"), ("grey", "gray"), ("lorry", "truck"), ("neighbour", "neighbor"),
-    ("catalogue", "catalog"),
+    ("colour", "color"), ("centre", "center"), ("grey", "gray"), ("lorry", "truck"), ("catalogue", "catalog"),
 )  # fmt: skip
 _LONG_WORD = re.compile(r"[a-z]{6,}")
 _SENTENCE_START = re.compile(r"(^|[.?] )([a-z])")
@@ -30,6 +30,8 @@ def dress(text: str, rng: random.Random) -> str:
         text = " ".join(w for w in text.split() if w not in ("the", "a", "an"))
     if rng.random() < 0.05:
         text = _slip(text, rng)
+    if rng.random() < 0.02:
+        text = _stress(text, rng)
     return _case(_punctuation(text, rng), rng)
 
 
@@ -49,6 +51,13 @@ def _slip(text: str, rng: random.Random) -> str:
     at = rng.randrange(match.start() + 1, match.end() - 2)
     pair = text[at : at + 2]
     return text[:at] + rng.choice((pair[::-1], pair[0], pair[0] + pair)) + text[at + 2 :]
+
+
+def _stress(text: str, rng: random.Random) -> str:
+    """One word in capitals."""
+    words = text.split()
+    at = rng.randrange(len(words))
+    return " ".join((*words[:at], words[at].upper(), *words[at + 1 :]))
 
 
 def _punctuation(text: str, rng: random.Random) -> str:

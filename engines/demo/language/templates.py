@@ -1,7 +1,7 @@
 """Phrase templates: a small context-free grammar read from text, compiled once and sampled fast.
 
-A grammar file holds rules. A rule is a name and a colon in the first column, then indented lines of alternatives;
-alternatives are separated by new lines or by `|`. Inside an alternative
+A grammar file holds rules. A rule is a name and a colon in the first column, then indented lines of
+alternatives, separated by new lines or by `|`. Inside an alternative
     {name}   is another rule or a value bound at sampling time,
     (a|b)    is one of several,
     [a|b]    is one of several or nothing,
@@ -17,6 +17,7 @@ from importlib.resources import files
 
 Bindings = Mapping[str, str]
 _Node = Callable[[random.Random, Bindings, list[str]], None]
+_LOOSE = re.compile(r" ([,.?;:])")
 _TOKEN = re.compile(r"[{}()\[\]|]|[^{}()\[\]|]+")
 
 
@@ -40,7 +41,7 @@ class Grammar:
         return cls((folder / name).read_text(encoding="ascii") for name in names)
 
     def expand(self, rule: str, rng: random.Random, bindings: Bindings) -> str:
-        """One text drawn from `rule`, single spaced. Raises TemplateError for a name neither bound nor defined."""
+        """One text drawn from `rule`, single spaced. Raises TemplateError for a name that nothing defines."""
         out: list[str] = []
         self._visit(rule, rng, bindings, out)
         return tidy("".join(out))
@@ -65,6 +66,8 @@ class Grammar:
             if not line.strip() or line.startswith("#"):
                 continue
             if line[0] != " ":
+                if name in self._rules:
+                    raise TemplateError(f"the rule {name!r} is defined twice")
                 if name:
                     self._rules[name] = self._rule(lines)
                 name, lines = line.strip().removesuffix(":"), []
@@ -115,8 +118,8 @@ class Grammar:
 
 
 def tidy(text: str) -> str:
-    """Single spaces, none before punctuation."""
-    return " ".join(text.split()).replace(" ,", ",").replace(" .", ".").replace(" ?", "?").replace(" ;", ";")
+    """Single spaces, none before punctuation, and no comma twice."""
+    return _LOOSE.sub(r"\1", " ".join(text.split())).replace(",,", ",")
 
 
 def _sequence(nodes: list[_Node]) -> _Node:
