@@ -29,5 +29,5 @@ lint: .venv ## Check style, types and import contracts
 train-demo: .venv ## Train the demo bundle's models (ARGS="--out runs/demo --stage towers --minutes 15")
 	@$(BIN)/python -m engines.demo.train $(ARGS)
 
-constraints: ## Resolve the environment afresh in a temporary copy and pin what came out
-	@deploy/pin_constraints.sh $(PYTHON)
+constraints: ## Resolve the dependencies afresh and pin what came out (EXTRA=cpu or gpu)
+	@deploy/pin_constraints.sh $(PYTHON) $(EXTRA)

@@ -1,4 +1,4 @@
-"""Makes ``.venv`` and installs the project as ``deploy/constraints.txt`` pins it; ``make .venv`` runs this.
+"""Makes ``.venv`` and installs the project as ``deploy/constraints-*.txt`` pin it; ``make .venv`` runs this.
 
 Needs Python 3.11 or newer with pip, nothing else. A second run with nothing changed does nothing.
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.sha256"
-CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
+CONSTRAINTS = {extra: ROOT / "deploy" / f"constraints-{extra}.txt" for extra in ("cpu", "gpu")}
 SHIM_SOURCE = ROOT / "deploy" / "torchvision_ops.py"
 SHIM = "r2sm_torchvision_ops"
 UNUSED = (
@@ -37,18 +37,17 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
-        "--extra", choices=("cpu", "gpu"), default="cpu", help="which build of vLLM and torch"
+        "--extra", choices=tuple(CONSTRAINTS), default="cpu", help="which build of vLLM and torch"
     )
-    parser.add_argument("--unpinned", action="store_true", help="resolve afresh, without the constraints")
     options = parser.parse_args()
-    wanted = digest(options.extra, options.unpinned)
+    wanted = digest(options.extra)
     if STAMP.exists() and STAMP.read_text(encoding="ascii") == wanted and PYTHON.exists():
         return
     STAMP.unlink(missing_ok=True)
     make_venv()
     if options.extra == "cpu":
         install_torch()
-    install_project(options.extra, pinned=not options.unpinned)
+    install_project(options.extra)
     if options.extra == "cpu":
         step(f"removing {' and '.join(UNUSED)}, which are not needed")
         pip("uninstall", "--yes", *UNUSED)
@@ -57,10 +56,10 @@ def main() -> None:
     step("done: .venv is ready")
 
 
-def digest(extra: str, unpinned: bool) -> str:
+def digest(extra: str) -> str:
     """What the environment depends on, as a hex sha256."""
-    total = hashlib.sha256(f"{sys.version} {extra} {unpinned} {ROOT}".encode())
-    for path in (ROOT / "pyproject.toml", CONSTRAINTS, SHIM_SOURCE, Path(__file__)):
+    total = hashlib.sha256(f"{sys.version} {extra} {ROOT}".encode())
+    for path in (ROOT / "pyproject.toml", CONSTRAINTS[extra], SHIM_SOURCE, Path(__file__)):
         total.update(path.read_bytes())
     return total.hexdigest()
 
@@ -90,11 +89,11 @@ def install_torch() -> None:
         )
 
 
-def install_project(extra: str, *, pinned: bool) -> None:
+def install_project(extra: str) -> None:
     """Install this project, editable, with what it needs to run and to be tested."""
     step(f"installing r2sm-server[{extra},dev] and what it needs")
-    constraints = ["--constraint", str(CONSTRAINTS)] if pinned else []
-    if pip("install", *torch_index(), *constraints, "--editable", f"{ROOT}[{extra},dev]") != 0:
+    pinned = ("--constraint", CONSTRAINTS[extra])
+    if pip("install", *torch_index(), *pinned, "--editable", f"{ROOT}[{extra},dev]") != 0:
         fail("pip could not install the project (its words are above)")
 
 
