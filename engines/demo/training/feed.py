@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -37,14 +38,18 @@ class SceneFeed(IterableDataset[Batch]):
 
     def __init__(self, tokenizer: str | None, scenes: int, prompts: int, start: int) -> None:
         self._tokenizer, self._scenes, self._prompts, self._start = tokenizer, scenes, prompts, start
+        self._process, self._processes = (
+            (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        )
 
     def __iter__(self) -> Iterator[Batch]:
-        """An endless stream: worker w of n makes the batches start + w, start + w + n, …"""
+        """An endless stream: every maker (process and worker) takes its turn."""
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
         packer = AnswerPacker(Tokenizer.from_str(self._tokenizer)) if self._tokenizer else None
         worker = get_worker_info()
-        index, stride = (self._start + worker.id, worker.num_workers) if worker else (self._start, 1)
+        maker, makers = (worker.id, worker.num_workers) if worker else (0, 1)
+        index, stride = self._start + maker * self._processes + self._process, makers * self._processes
         while True:
             yield self._batch(index, packer)
             index += stride
@@ -67,7 +72,7 @@ class SceneFeed(IterableDataset[Batch]):
 def open_feed(
     tokenizer: Tokenizer | None, scenes: int, prompts: int, start: int, workers: int
 ) -> Iterator[Batch]:
-    """The stream of batches, made by `workers` processes."""
+    """This process's stream of batches, made ahead by `workers` processes; `start` counts all processes' batches."""
     text = tokenizer.to_str() if tokenizer else None
     feed = SceneFeed(text, scenes, prompts, start)
     return iter(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from tqdm import tqdm
@@ -104,22 +105,46 @@ def train(
     """Train for the schedule's minutes; checkpoints on the way and at the end."""
     began = saved = time.monotonic()
     smooth: dict[str, float] = {}
-    bar = tqdm(total=round(schedule.minutes * 60), unit="s", desc=progress.stage, mininterval=10)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    total = round(schedule.minutes * 60)
+    bar = tqdm(total=total, unit="s", desc=progress.stage, mininterval=10, disable=not first)
     seconds_before = progress.seconds
-    while (elapsed := time.monotonic() - began) < schedule.minutes * 60:
+    while (elapsed := _agreed(time.monotonic() - began)) < schedule.minutes * 60:
         rate = schedule.rate(progress.steps, elapsed)
         _descend(learner, optimisers, next(feed), step, rate, random.Random(progress.batches), smooth)
         progress.steps += 1
-        progress.batches += 1
+        progress.batches += dist.get_world_size() if dist.is_initialized() else 1
         progress.seconds = seconds_before + time.monotonic() - began
         bar.update(round(min(elapsed, schedule.minutes * 60)) - bar.n)
         figures = " ".join(f"{name} {value:.3f}" for name, value in smooth.items())
         bar.set_postfix_str(f"step {progress.steps} lr {rate:.1e} {figures}", refresh=False)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if first and time.monotonic() - saved > CHECKPOINT_SECONDS:
             save(checkpoint, learner, optimisers, progress)
             saved = time.monotonic()
     bar.close()
-    save(checkpoint, learner, optimisers, progress)
+    if first:
+        save(checkpoint, learner, optimisers, progress)
+
+
+def _agreed(elapsed: float) -> float:
+    """The first process's clock, so that all processes stop after the same step."""
+    if not dist.is_initialized():
+        return elapsed
+    clock = torch.tensor([elapsed])
+    dist.broadcast(clock, src=0)
+    return clock.item()
+
+
+def _share_gradients(learner: Learner) -> None:
+    """Average the gradients over all processes, if there are several."""
+    if not dist.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def _descend(
@@ -134,6 +159,7 @@ def _descend(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         done = step(learner, batch, rng)
     done.loss.backward()
+    _share_gradients(learner)
     torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
