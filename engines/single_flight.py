@@ -1,0 +1,102 @@
+"""SingleFlightCache: bounded memory of values that are made once, however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+class _Sized(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=_Sized)
+
+
+@dataclass(slots=True, eq=False)
+class _Flight(Generic[Value]):
+    """One value in the making and how many wait for it."""
+
+    task: asyncio.Task[Value]
+    waiters: int = 0
+
+
+@dataclass(slots=True)
+class CacheCounts:
+    """How often a value was found, was already in the making, or had to be begun."""
+
+    hits: int = 0
+    joined: int = 0
+    made: int = 0
+
+
+class SingleFlightCache(Generic[Value]):
+    """Least-recently-used memory of values by key, `capacity` bytes at most.
+
+    Those who ask for one key share its making. It goes on while anybody waits for it, whoever began it, and is
+    cancelled when the last one leaves. A failure fails its waiters and is not remembered.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._kept: OrderedDict[str, Value] = OrderedDict()
+        self._flights: dict[str, _Flight[Value]] = {}
+        self.nbytes = 0
+        self.counts = CacheCounts()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept
+
+    async def get_or_make(self, key: str, make: Callable[[], Awaitable[Value]]) -> Value:
+        """The value of `key`, from `make` unless it is known or in the making; raises what `make` raises."""
+        if (kept := self._kept.get(key)) is not None:
+            self._kept.move_to_end(key)
+            self.counts.hits += 1
+            return kept
+        flight = self._flights.get(key)
+        if flight is None:
+            self.counts.made += 1
+            flight = _Flight(asyncio.create_task(self._make(key, make)))
+            self._flights[key] = flight
+        else:
+            self.counts.joined += 1
+        return await self._wait(key, flight)
+
+    async def aclose(self) -> None:
+        """Cancel what is in the making and forget everything."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._flights.clear()
+        self._kept.clear()
+        self.nbytes = 0
+
+    async def _wait(self, key: str, flight: _Flight[Value]) -> Value:
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if flight.waiters == 0:
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+                flight.task.cancel()
+
+    async def _make(self, key: str, make: Callable[[], Awaitable[Value]]) -> Value:
+        value = await make()
+        self._keep(key, value)
+        return value
+
+    def _keep(self, key: str, value: Value) -> None:
+        if value.nbytes > self._capacity:
+            return
+        self._kept[key] = value
+        self.nbytes += value.nbytes
+        while self.nbytes > self._capacity:
+            _, oldest = self._kept.popitem(last=False)
+            self.nbytes -= oldest.nbytes
