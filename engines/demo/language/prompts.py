@@ -33,8 +33,8 @@ def compose(subject: Subject, mask_type: MaskType, rng: random.Random) -> str:
     if rng.random() < _KEYWORDS and not subject.phrase.lead:
         return _keywords(subject, mask_type, bindings, rng)
     draft = mark(subject, mask_type, rng, bindings)
-    request = draft.question or _request(draft, subject, bindings, rng)
-    return _sentences(draft, subject.phrase.lead, request, bindings, rng)
+    asking = draft.question or request(draft, subject, bindings, rng)
+    return _sentences(draft, subject.phrase.lead, asking, bindings, rng)
 
 
 def _keywords(subject: Subject, mask_type: MaskType, bindings: dict[str, str], rng: random.Random) -> str:
@@ -46,7 +46,7 @@ def _keywords(subject: Subject, mask_type: MaskType, bindings: dict[str, str], r
     return grammar().expand("keywords", rng, values)
 
 
-def _request(draft: Draft, subject: Subject, bindings: dict[str, str], rng: random.Random) -> str:
+def request(draft: Draft, subject: Subject, bindings: dict[str, str], rng: random.Random) -> str:
     """The sentence that asks, with all the markers that belong inside it."""
     words = grammar()
     if not (draft.head or draft.tail or draft.verb) and rng.random() < 0.16:
@@ -68,12 +68,10 @@ def _fill(draft: Draft, subject: Subject, bindings: dict[str, str], rng: random.
     values["do_it"] = _do_it(draft, bindings, rng)
     if draft.verb:
         values["verb"] = draft.verb
-    request = words.expand(rng.choices(_FRAMES, _FRAME_WEIGHTS)[0], rng, values)
-    if not all(marker in request for marker in draft.inside()):
-        request = words.expand("plain_request", rng, values)
-    if draft.front:
-        return f"{draft.front}{rng.choice((', ', ', ', ', ', ' '))}{request}"
-    return request
+    text = words.expand(rng.choices(_FRAMES, _FRAME_WEIGHTS)[0], rng, values)
+    if not all(marker in text for marker in draft.inside()):
+        text = words.expand("plain_request", rng, values)
+    return f"{draft.front}{rng.choice((', ', ', ', ', ', ' '))}{text}" if draft.front else text
 
 
 def _object(draft: Draft, phrase: str) -> str:
@@ -96,10 +94,10 @@ def _do_it(draft: Draft, bindings: dict[str, str], rng: random.Random) -> str:
     return f"{draft.verb} {bindings['it']}" if draft.verb else grammar().expand("verb_it", rng, bindings)
 
 
-def _sentences(draft: Draft, lead: str, request: str, bindings: dict[str, str], rng: random.Random) -> str:
+def _sentences(draft: Draft, lead: str, asking: str, bindings: dict[str, str], rng: random.Random) -> str:
     opening = grammar().expand("opening", rng, bindings) if rng.random() < 0.15 else ""
     closing = grammar().expand("closing", rng, bindings) if rng.random() < 0.17 else ""
-    sentences = [opening, lead, draft.before, request, draft.after, closing]
+    sentences = [opening, lead, draft.before, asking, draft.after, closing]
     if opening and rng.random() < 0.12:
         sentences.insert(0, grammar().expand("opening", rng, bindings))
     joint = rng.choice((". ", ". ", ". ", ". ", ". ", "; ", ", ", " - "))

@@ -18,6 +18,7 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right", "centre")
 MARGIN = 0.07  # between neighbours in an order, as a share of the image's side
 INSIDE = 0.03  # how far within its field a thing has to lie
 OUTSIDE = 0.05  # how far out of that field every rival has to lie
+NEAR = 0.3  # between the centres of things next to each other, as a share of the image's longer side
 MOST_TARGETS = 3
 
 
@@ -213,7 +214,7 @@ def _aside(ahead: float, across: float) -> float:
 
 def _nearest(others: tuple[Thing, ...], anchor: Thing) -> tuple[Thing, ...]:
     order = sorted(others, key=lambda t: (_distance(t, anchor), t.index))
-    if not order or _distance(order[0], anchor) > 0.4:
+    if not order or _distance(order[0], anchor) > NEAR:
         return ()
     rival = _distance(order[1], anchor) if len(order) > 1 else 1.0
     return (order[0],) if rival >= 1.35 * _distance(order[0], anchor) + 0.02 else ()
