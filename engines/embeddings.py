@@ -14,7 +14,7 @@ class Embeddings:
 
     def __init__(self, encoder: MicroBatcher[Prepared, Embedding], capacity: int) -> None:
         self._encoder = encoder
-        self._cache: SingleFlightCache[Embedding] = SingleFlightCache(capacity)
+        self._cache: SingleFlightCache[Embedding] = SingleFlightCache(capacity, lambda e: e.values.nbytes)
 
     @property
     def counts(self) -> CacheCounts:

@@ -6,15 +6,9 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-
-class _Sized(Protocol):
-    @property
-    def nbytes(self) -> int: ...
-
-
-Value = TypeVar("Value", bound=_Sized)
+Value = TypeVar("Value")
 
 
 @dataclass(slots=True, eq=False)
@@ -35,14 +29,15 @@ class CacheCounts:
 
 
 class SingleFlightCache(Generic[Value]):
-    """Least-recently-used memory of values by key, `capacity` bytes at most.
+    """Least-recently-used memory of values by key, `capacity` bytes at most; `weigh` gives a value's bytes.
 
     Those who ask for one key share its making. It goes on while anybody waits for it, whoever began it, and is
     cancelled when the last one leaves. A failure fails its waiters and is not remembered.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, weigh: Callable[[Value], int]) -> None:
         self._capacity = capacity
+        self._weigh = weigh
         self._kept: OrderedDict[str, Value] = OrderedDict()
         self._flights: dict[str, _Flight[Value]] = {}
         self.nbytes = 0
@@ -93,10 +88,11 @@ class SingleFlightCache(Generic[Value]):
         return value
 
     def _keep(self, key: str, value: Value) -> None:
-        if value.nbytes > self._capacity:
+        weight = self._weigh(value)
+        if weight > self._capacity:
             return
         self._kept[key] = value
-        self.nbytes += value.nbytes
+        self.nbytes += weight
         while self.nbytes > self._capacity:
             _, oldest = self._kept.popitem(last=False)
-            self.nbytes -= oldest.nbytes
+            self.nbytes -= self._weigh(oldest)

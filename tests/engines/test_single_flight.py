@@ -41,7 +41,7 @@ class Maker:
 
 
 def fresh(capacity: int = 8 * KIB) -> tuple[SingleFlightCache[NDArray[np.uint8]], Maker]:
-    return SingleFlightCache(capacity), Maker()
+    return SingleFlightCache(capacity, lambda value: value.nbytes), Maker()
 
 
 async def get(cache: SingleFlightCache[NDArray[np.uint8]], make: Maker, key: str) -> int:

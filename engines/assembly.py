@@ -1,0 +1,58 @@
+"""Puts a pipeline together from its engines, and takes it apart again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from engines.batching import BatchLimits, MicroBatcher, in_executor
+from engines.embeddings import Embeddings
+from engines.finishing import Finisher
+from engines.mllm.answer import AnswerFormat
+from engines.pipeline import Mllm, Pipeline
+from engines.vision.preprocess import Prepared
+from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineLimits:
+    """Bounds of what requests share: batches, remembered embeddings (bytes), threads for finishing masks.
+
+    Images are encoded one by one unless `encode` says otherwise: on a CPU a batch is slower for everybody in it.
+    """
+
+    encode: BatchLimits = field(default_factory=lambda: BatchLimits(max_size=1, max_wait=0.0, max_pending=64))
+    decode: BatchLimits = field(default_factory=lambda: BatchLimits(max_size=16, max_pending=512))
+    embedding_bytes: int = 512 * 1024 * 1024
+    finish_threads: int = 2
+
+
+@asynccontextmanager
+async def open_pipeline(
+    answer: AnswerFormat,
+    mask_threshold: float,
+    mllm: Mllm,
+    vision: VisionRuntime,
+    limits: PipelineLimits | None = None,
+) -> AsyncIterator[Pipeline]:
+    """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close."""
+    limits = limits or PipelineLimits()
+    with (
+        ThreadPoolExecutor(1, "encode") as encode_thread,
+        ThreadPoolExecutor(1, "decode") as decode_thread,
+        ThreadPoolExecutor(limits.finish_threads, "finish") as finish_threads,
+    ):
+        encoder: MicroBatcher[Prepared, Embedding] = MicroBatcher(
+            in_executor(vision.encode, encode_thread), limits.encode
+        )
+        decoder: MicroBatcher[DecodeItem, Decoded] = MicroBatcher(
+            in_executor(vision.decode, decode_thread), limits.decode
+        )
+        embeddings = Embeddings(encoder, limits.embedding_bytes)
+        try:
+            yield Pipeline(answer, mllm, embeddings, decoder, Finisher(finish_threads, mask_threshold))
+        finally:
+            await embeddings.aclose()
+            await decoder.aclose()

@@ -1,0 +1,74 @@
+"""Finisher: from decoded logits to heatmaps, masks and hidden parts, in worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
+
+from engines.events import HeatmapReady, HiddenReady, MaskReady, MaskType
+from engines.vision import masks
+from engines.vision.preprocess import Prepared
+from engines.vision.runtimes.base import Decoded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMask:
+    """What the decoder gave for one mask of one object."""
+
+    object: int
+    mask_type: MaskType
+    decoded: Decoded
+
+
+class Finisher:
+    """Post-processing on `executor`; `threshold` is the logit above which a pixel belongs to a mask."""
+
+    def __init__(self, executor: Executor, threshold: float) -> None:
+        self._executor = executor
+        self._threshold = threshold
+
+    async def heatmaps(self, image: Prepared, wanted: Sequence[DecodedMask]) -> list[HeatmapReady]:
+        """The positional priors as probabilities over the image's area."""
+
+        def heatmap(item: DecodedMask) -> HeatmapReady:
+            values = masks.probabilities(item.decoded.prior_logits, image.size)
+            return HeatmapReady(item.object, item.mask_type, values)
+
+        return await self._map(heatmap, wanted)
+
+    async def masks(self, image: Prepared, wanted: Sequence[DecodedMask]) -> list[MaskReady]:
+        """The masks at the image's own size."""
+
+        def mask(item: DecodedMask) -> MaskReady:
+            done = masks.finish(item.decoded.mask_logits, image.size, image.original, self._threshold)
+            return MaskReady(item.object, item.mask_type, done.rle, done.bbox, done.area, item.decoded.iou)
+
+        return await self._map(mask, wanted)
+
+    async def hidden(self, ready: Sequence[MaskReady]) -> list[HiddenReady]:
+        """Amodal minus modal, for every object of `ready` that has both."""
+        pairs: list[tuple[MaskReady, MaskReady]] = []
+        for _, group in groupby(ready, key=lambda mask: mask.object):
+            by_type = {mask.mask_type: mask for mask in group}
+            if len(by_type) == 2:
+                pairs.append((by_type["amodal"], by_type["modal"]))
+        return await self._map(_hidden_part, pairs)
+
+    async def _map(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        loop = asyncio.get_running_loop()
+        return list(
+            await asyncio.gather(*(loop.run_in_executor(self._executor, call, item) for item in items))
+        )
+
+
+def _hidden_part(pair: tuple[MaskReady, MaskReady]) -> HiddenReady:
+    amodal, modal = pair
+    part = masks.subtract(amodal.rle, modal.rle)
+    return HiddenReady(amodal.object, part.rle, part.area / amodal.area if amodal.area else 0.0)

@@ -1,0 +1,45 @@
+"""One decoded image in the forms that the engines take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from engines.mllm.image import MllmImage, MllmImageConfig, prepare_image
+from engines.vision.preprocess import Prepared, prepare
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """An image as both engines take it. `digest` is ``sha256:<hex>`` of the uploaded bytes; sizes in pixels."""
+
+    digest: str
+    width: int
+    height: int
+    mllm: MllmImage
+    vision: Prepared
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds in memory."""
+        return len(self.mllm.data_url) + self.vision.pixels.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePreparer:
+    """Makes `PreparedImage`s for one bundle. `image_size` is S, the side of the vision encoder's square."""
+
+    mllm: MllmImageConfig
+    image_size: int
+
+    def prepare(self, image: Image.Image, digest: str) -> PreparedImage:
+        """Both forms of an upright RGB image. Blocking: call it in a worker thread. Raises `ImageRejected`."""
+        return PreparedImage(
+            digest,
+            image.width,
+            image.height,
+            prepare_image(image, digest, self.mllm),
+            prepare(np.asarray(image), self.image_size),
+        )
