@@ -23,6 +23,9 @@ REQUIRED_FILES = (
     f"{VISION}/model.safetensors",
 )
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+Grounder = Literal["coprs"]
+"""How a bundle's reasoning becomes a mask prompt."""
+
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -54,7 +57,7 @@ class Manifest(BaseModel):
 
     format_version: Literal[1]
     name: str = Field(min_length=1)
-    grounder: Literal["coprs"]
+    grounder: Grounder
     answer: AnswerFormat
     mllm_image: MllmImageConfig
     mask_threshold: float = Field(default=0.0, allow_inf_nan=False)
@@ -82,6 +85,7 @@ def write_manifest(
     name: str,
     answer: AnswerFormat,
     mllm_image: MllmImageConfig,
+    grounder: Grounder = "coprs",
     mask_threshold: float = 0.0,
     progress: HashProgress | None = None,
 ) -> Manifest:
@@ -96,7 +100,7 @@ def write_manifest(
         manifest = Manifest(
             format_version=1,
             name=name,
-            grounder="coprs",
+            grounder=grounder,
             answer=answer,
             mllm_image=mllm_image,
             mask_threshold=mask_threshold,
