@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from engines.errors import BundleError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 Triple = tuple[float, float, float]
 
@@ -104,6 +118,18 @@ class VisionConfig(_Sizes):
     def mask_size(self) -> int:
         """4g: the side of the positional prior and of the mask logits."""
         return 4 * self.grid
+
+
+def load_config(path: Path) -> VisionConfig:
+    """The config stored in the directory `path`.
+
+    Raises:
+        BundleError: the file is missing or does not hold a `VisionConfig`.
+    """
+    try:
+        return VisionConfig.model_validate_json((path / CONFIG_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
 
 
 def _require(holds: bool, message: str) -> None:

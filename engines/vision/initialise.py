@@ -15,10 +15,12 @@ from engines.vision.layers import LayerNorm2d
 def initialise(module: nn.Module) -> None:
     """Initialise every parameter below `module` from torch's global generator.
 
-    Linear layers: Xavier uniform. Convolutions: normal with variance 1 / fan-in. Norms: 1. Token
-    embeddings: normal with deviation 1, as segment-anything's. Relative positions: normal with deviation
-    0.02. Absolute positions: 2-D sine and cosine (He et al., MAE), learned from there. Biases: 0, but the
-    heatmap head's last is CoPRS's −1.8. The Fourier matrix of the prompt encoder stays as it was drawn.
+    Linear layers: Xavier uniform, bias 0. Norms: 1 and 0. Convolutions: weights normal with variance
+    1 / fan-in, biases uniform within 1 / √fan-in; with a bias of 0 the norm after the first convolution of
+    the mask prompt would leave nothing of a logit but its sign. Token embeddings: normal with deviation 1,
+    as segment-anything's. Relative positions: normal with deviation 0.02. Absolute positions: 2-D sine and
+    cosine (He et al., MAE), learned from there. The heatmap head's last bias is CoPRS's −1.8. The Fourier
+    matrix of the prompt encoder stays as it was drawn.
     """
     for part in module.modules():
         _initialise_part(part)
@@ -31,12 +33,15 @@ def _initialise_part(part: nn.Module) -> None:
     match part:
         case nn.Linear():
             nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         case nn.Conv2d():
-            nn.init.normal_(part.weight, std=part.weight[0].numel() ** -0.5)
+            _initialise_convolution(part, fan_in=part.weight[0].numel())
         case nn.ConvTranspose2d():  # stride equals the kernel: every output sees each input channel once
-            nn.init.normal_(part.weight, std=part.in_channels**-0.5)
+            _initialise_convolution(part, fan_in=part.in_channels)
         case nn.LayerNorm() | LayerNorm2d():
             nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
         case nn.Embedding():
             nn.init.normal_(part.weight)
         case RelPosAttention():
@@ -44,9 +49,13 @@ def _initialise_part(part: nn.Module) -> None:
             nn.init.normal_(part.rel_pos_w, std=0.02)
         case SamVisionEncoder():
             part.pos_embed.copy_(sine_positions(part.pos_embed.shape[1], part.pos_embed.shape[-1]))
-    bias = getattr(part, "bias", None)
-    if isinstance(bias, Tensor):
-        nn.init.zeros_(bias)
+
+
+def _initialise_convolution(part: nn.Conv2d | nn.ConvTranspose2d, fan_in: int) -> None:
+    deviation = fan_in**-0.5
+    nn.init.normal_(part.weight, std=deviation)
+    if part.bias is not None:
+        nn.init.uniform_(part.bias, -deviation, deviation)
 
 
 def sine_positions(side: int, dim: int) -> Tensor:

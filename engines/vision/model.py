@@ -6,21 +6,18 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engines.errors import BundleError
-from engines.vision.config import VisionConfig
+from engines.vision.config import CONFIG_FILE, WEIGHTS_FILE, VisionConfig, load_config
 from engines.vision.heatmap_head import HeatmapHead
 from engines.vision.image_encoder import PixelNormaliser, build_image_encoder, run_image_encoder, valid_area
 from engines.vision.initialise import initialise
 from engines.vision.mask_decoder import MaskDecoder
 from engines.vision.prompt_encoder import PromptEncoder
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 OUTSIDE_LOGIT = -50.0  # CoPRS: the prior's value in the padding, before it becomes a mask prompt
 
 
@@ -96,15 +93,3 @@ class VisionModel(nn.Module):
         stride = self.config.image_size // self.config.mask_size
         inside = valid_area((sizes + stride - 1) // stride, self.config.mask_size)
         return prior.masked_fill(~inside.unsqueeze(1), OUTSIDE_LOGIT)
-
-
-def load_config(path: Path) -> VisionConfig:
-    """The config stored in the directory `path`.
-
-    Raises:
-        BundleError: the file is missing or does not hold a `VisionConfig`.
-    """
-    try:
-        return VisionConfig.model_validate_json((path / CONFIG_FILE).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error

@@ -1,0 +1,89 @@
+"""From mask logits to masks in the picture's own pixels: upscale, unpad, threshold, run-length code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from engines.events import Rle
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A binary mask: `rle` over the whole picture, `bbox` [x, y, width, height] and `area` in pixels.
+
+    An empty mask has the box [0, 0, 0, 0].
+    """
+
+    rle: Rle
+    bbox: list[float]
+    area: int
+
+
+def finish(
+    mask_logits: NDArray[np.float32],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = 0.0,
+) -> Mask:
+    """Turn the decoder's logits into a mask of the picture.
+
+    Args:
+        mask_logits: float32 [4g, 4g], over the padded square.
+        size: the valid (h, w) in pixels of the padded square; its longer side is the square's side.
+        original: the picture's (H, W).
+        threshold: logits above it are inside.
+    """
+    return encode(upscale(mask_logits, size, original) > threshold)
+
+
+def upscale(
+    logits: NDArray[np.float32], size: tuple[int, int], original: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Logits [4g, 4g] over the padded square to [H, W] over the picture, Fortran-ordered.
+
+    As SAM: bilinear to the square's pixels, padding cut off, bilinear to the picture. Both steps work on the
+    transposed array, so that the result lies column by column, as the run-length code wants it.
+    """
+    square = max(size)
+    columns = cv2.resize(np.ascontiguousarray(logits.T), (square, square), interpolation=cv2.INTER_LINEAR)
+    valid = np.ascontiguousarray(columns[: size[1], : size[0]])
+    picture = cv2.resize(
+        valid, original, interpolation=cv2.INTER_LINEAR
+    )  # (H, W) is OpenCV's (width, height)
+    return cast("NDArray[np.float32]", picture.T)
+
+
+def encode(mask: NDArray[np.bool_]) -> Mask:
+    """A bool mask [H, W] as a `Mask`; no transpose is made where it is Fortran-ordered."""
+    code = coco.encode(np.asfortranarray(mask).view(np.uint8))
+    x, y, width, height = coco.toBbox(code).tolist()
+    rle = Rle(size=[int(side) for side in code["size"]], counts=cast("bytes", code["counts"]).decode("ascii"))
+    return Mask(rle, [x, y, width, height], int(coco.area(code)))
+
+
+def decode(rle: Rle) -> NDArray[np.bool_]:
+    """The bool mask [H, W] of a run-length code, Fortran-ordered."""
+    pixels = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    return cast("NDArray[np.bool_]", pixels.view(np.bool_))
+
+
+def subtract(whole: Rle, part: Rle) -> Mask:
+    """What `whole` has and `part` has not: the hidden part, for an amodal and a modal mask of one picture."""
+    return encode(decode(whole) & ~decode(part))
+
+
+def probabilities(prior_logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The positional prior over the picture's area only: logits [4g, 4g] to float32 [h', w'] in 0..1.
+
+    `size` is the valid (h, w) in pixels of the padded square; a cell that is partly inside is kept.
+    """
+    cells, square = prior_logits.shape[0], max(size)
+    height, width = (-(-side * cells // square) for side in size)
+    inside: NDArray[np.float32] = 1 / (1 + np.exp(-prior_logits[:height, :width].clip(-80, 80)))
+    return inside

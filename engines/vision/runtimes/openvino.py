@@ -1,0 +1,142 @@
+"""The embedded default: OpenVINO on the CPU, the encoder in bfloat16 where the processor has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from engines.errors import VisionFailed
+from engines.vision.config import VisionConfig, load_config
+from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, exported
+from engines.vision.preprocess import Prepared
+from engines.vision.runtimes import base
+
+Precision = Literal["fp32", "bf16"]
+Array = NDArray[np.float32]
+Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]]
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoRuntime:
+    """Runs the exported graphs: the encoder image by image, which is faster on a CPU than a batch, and the
+    decoder, always in float32, for a whole batch of prompts.
+    """
+
+    def __init__(
+        self,
+        vision_dir: Path,
+        cache_dir: Path,
+        threads: int | None = None,
+        encoder_precision: Precision | None = None,
+    ) -> None:
+        """Export the model where `cache_dir` does not hold it yet, and compile it.
+
+        Args:
+            vision_dir: a bundle's ``vision`` directory.
+            cache_dir: where exported graphs are kept.
+            threads: CPU threads for each call; None leaves it to OpenVINO.
+            encoder_precision: None takes bfloat16 where the processor has it.
+        """
+        self._config = load_config(vision_dir)
+        core = ov.Core()
+        self._encoder_precision = encoder_precision or best_precision(core)
+        graphs = exported(vision_dir, cache_dir)
+        side = self._config.image_size
+        encoder = core.read_model(graphs / ENCODER_FILE)
+        encoder.reshape({"pixels": [1, side, side, 3], "sizes": [1, 2]})
+        self._encoder = _Compiled(core, encoder, self._encoder_precision, threads)
+        self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
+
+    @property
+    def config(self) -> VisionConfig:
+        """The sizes of the model that runs."""
+        return self._config
+
+    def encode(self, images: Sequence[Prepared]) -> list[base.Embedding]:
+        """One embedding for each image, in order."""
+        base.check_images(images, self._config)
+        return [embedding for image in images for embedding in self._encode(image)]
+
+    def _encode(self, image: Prepared) -> list[base.Embedding]:
+        inputs: Inputs = {"pixels": image.pixels[None], "sizes": np.array([image.size], dtype=np.int64)}
+        [embeddings] = self._encoder(inputs, ["embeddings"])
+        return base.split_embeddings(embeddings)
+
+    def decode(self, items: Sequence[base.DecodeItem]) -> list[base.Decoded]:
+        """One result for each item, in order."""
+        if not items:
+            return []
+        batch = base.stack_items(items, self._config)
+        inputs: Inputs = {
+            "embeddings": batch.embeddings,
+            "vectors": batch.vectors,
+            "sizes": batch.sizes,
+            "owners": batch.owners,
+        }
+        prior, mask, iou = self._decoder(inputs, ["prior_logits", "mask_logits", "iou"])
+        return base.split_outputs(prior, mask, iou)
+
+    def warm_up(self) -> None:
+        """Run encoder and decoder once."""
+        base.warm_up(self)
+
+    def info(self) -> dict[str, str | int]:
+        """Name, version, precision and threads."""
+        return {
+            "runtime": "openvino",
+            "version": ov.get_version(),
+            "device": "CPU",
+            "encoder_precision": self._encoder_precision,
+            "decoder_precision": "fp32",
+            "threads": self._encoder.threads,
+        }
+
+    def close(self) -> None:
+        """Free the compiled graphs."""
+        del self._encoder, self._decoder
+
+
+def best_precision(core: ov.Core) -> Precision:
+    """bfloat16 where the processor multiplies it natively (AVX512-BF16 or AMX), else float32."""
+    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+
+
+class _Compiled:
+    """A compiled graph that several threads may run at once, each on an infer request of its own."""
+
+    def __init__(self, core: ov.Core, graph: ov.Model, precision: Precision, threads: int | None) -> None:
+        settings: dict[str, str | int | bool] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "ENABLE_CPU_PINNING": False,  # the vLLM servers bind themselves to cores; do not fight them for one
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self._graph = core.compile_model(graph, "CPU", settings)
+        self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        self.threads = int(self._graph.get_property("INFERENCE_NUM_THREADS"))
+
+    def __call__(self, inputs: Inputs, outputs: list[str]) -> list[Array]:
+        with self._borrowed() as request:
+            try:
+                results = request.infer(inputs, share_inputs=True)
+            except RuntimeError as error:
+                raise VisionFailed(f"OpenVINO: {error}") from error
+            return [results[name] for name in outputs]
+
+    @contextmanager
+    def _borrowed(self) -> Iterator[ov.InferRequest]:
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._graph.create_infer_request()
+        yield request
+        self._idle.put(request)  # not reached after an error: a request that failed is not used again

@@ -1,0 +1,210 @@
+"""The OpenVINO runtime against the torch runtime on the same weights, and the faults both must name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines.errors import BackendUnavailable, BundleError, VisionFailed
+from engines.vision.model import VisionModel
+from engines.vision.onnx_cache import exported
+from engines.vision.preprocess import Prepared, prepare
+from engines.vision.runtimes import DecodeItem, VisionRuntime, open_runtime
+from engines.vision.runtimes.openvino import OpenVinoRuntime
+from engines.vision.runtimes.torch_cpu import TorchRuntime
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def reference(vision_dir: Path) -> TorchRuntime:
+    return TorchRuntime(vision_dir)
+
+
+@pytest.fixture(scope="module")
+def openvino(vision_dir: Path, cache_dir: Path) -> OpenVinoRuntime:
+    return OpenVinoRuntime(vision_dir, cache_dir, threads=1, encoder_precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Prepared]:
+    generator = np.random.default_rng(11)
+    shapes = [(64, 64, 3), (40, 90, 3), (200, 77, 3)]
+    return [prepare(generator.integers(0, 256, shape, dtype=np.uint8), 64) for shape in shapes]
+
+
+def _items(runtime: VisionRuntime, images: list[Prepared]) -> list[DecodeItem]:
+    """Four prompts, two of them on one image."""
+    embeddings = runtime.encode(images)
+    vectors = np.random.default_rng(3).standard_normal((4, 12)).astype(np.float32)
+    return [
+        DecodeItem(embeddings[i], vector, images[i].size)
+        for i, vector in zip((2, 0, 1, 0), vectors, strict=True)
+    ]
+
+
+def test_embeddings_agree(reference: TorchRuntime, openvino: OpenVinoRuntime, images: list[Prepared]) -> None:
+    for expected, embedding in zip(reference.encode(images), openvino.encode(images), strict=True):
+        assert expected.values.std() > 0.1
+        np.testing.assert_allclose(embedding.values, expected.values, atol=2e-4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_masks_agree(
+    reference: TorchRuntime, openvino: OpenVinoRuntime, images: list[Prepared], count: int
+) -> None:
+    items = _items(reference, images)[:count]
+
+    decoded = openvino.decode(items)
+
+    assert len(decoded) == count
+    for expected, result in zip(reference.decode(items), decoded, strict=True):
+        assert expected.mask_logits.shape == (32, 32)
+        assert expected.mask_logits.std() > 0.2
+        np.testing.assert_allclose(result.prior_logits, expected.prior_logits, atol=1e-4)
+        np.testing.assert_allclose(result.mask_logits, expected.mask_logits, atol=5e-4)
+        assert result.iou == pytest.approx(expected.iou, abs=2e-4)
+
+
+def test_prompts_in_one_batch_differ(reference: TorchRuntime, images: list[Prepared]) -> None:
+    _, first, _, second = reference.decode(_items(reference, images))  # of the same image
+
+    assert np.abs(first.mask_logits - second.mask_logits).max() > 0.1
+
+
+def test_bfloat16_encoder_stays_close(
+    vision_dir: Path, cache_dir: Path, reference: TorchRuntime, images: list[Prepared]
+) -> None:
+    runtime = OpenVinoRuntime(vision_dir, cache_dir, threads=1, encoder_precision="bf16")
+
+    for expected, embedding in zip(reference.encode(images), runtime.encode(images), strict=True):
+        error = np.abs(embedding.values - expected.values)
+        assert error.mean() < 0.05 * expected.values.std()
+    assert runtime.info()["encoder_precision"] == "bf16"
+
+
+def test_calls_from_many_threads_do_not_mix(openvino: OpenVinoRuntime, images: list[Prepared]) -> None:
+    expected = [embedding.values for embedding in openvino.encode(images)]
+    order = [i % 3 for i in range(60)]
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: openvino.encode([images[i]])[0].values, order))
+
+    for i, values in zip(order, results, strict=True):
+        np.testing.assert_array_equal(values, expected[i])
+
+
+@pytest.mark.parametrize("name", ["reference", "openvino"])
+class TestFaults:
+    @pytest.fixture
+    def runtime(self, name: str, request: pytest.FixtureRequest) -> VisionRuntime:
+        runtime: VisionRuntime = request.getfixturevalue(name)
+        return runtime
+
+    def test_nan_in_a_vector_names_the_item(self, runtime: VisionRuntime, images: list[Prepared]) -> None:
+        items = _items(runtime, images)
+        faulty = items[2].vector.copy()
+        faulty[5] = np.nan
+
+        with pytest.raises(VisionFailed, match=r"vector 2 .* not finite"):
+            runtime.decode([*items[:2], replace(items[2], vector=faulty), items[3]])
+        assert len(runtime.decode([*items[:2], items[3]])) == 3
+
+    def test_a_vector_of_another_model_is_named(self, runtime: VisionRuntime, images: list[Prepared]) -> None:
+        item = replace(_items(runtime, images)[0], vector=np.zeros(13, np.float32))
+
+        with pytest.raises(VisionFailed, match=r"vector 0 is \(13,\), the heatmap head takes \(12,\)"):
+            runtime.decode([item])
+
+    def test_an_image_of_another_size_is_named(self, runtime: VisionRuntime) -> None:
+        image = prepare(np.zeros((10, 10, 3), np.uint8), 32)
+
+        with pytest.raises(VisionFailed, match=r"image 0 is \(32, 32, 3\)"):
+            runtime.encode([image])
+
+    def test_values_that_overflow_are_not_served(
+        self, runtime: VisionRuntime, images: list[Prepared]
+    ) -> None:
+        item = replace(_items(runtime, images)[0], vector=np.full(12, 3e38, np.float32))
+
+        with pytest.raises(VisionFailed, match="not finite"):
+            runtime.decode([item])
+
+    def test_nothing_in_nothing_out(self, runtime: VisionRuntime) -> None:
+        assert runtime.encode([]) == []
+        assert runtime.decode([]) == []
+
+    def test_warm_up_runs(self, runtime: VisionRuntime) -> None:
+        runtime.warm_up()
+        assert runtime.info()["device"] == "CPU"
+
+
+def test_auto_takes_openvino(vision_dir: Path, cache_dir: Path) -> None:
+    runtime = open_runtime("auto", vision_dir, threads=1, cache_dir=cache_dir)
+
+    assert runtime.info()["runtime"] == "openvino"
+    assert runtime.info()["threads"] == 1
+    runtime.close()
+
+
+def test_torch_is_there_by_name(vision_dir: Path) -> None:
+    runtime = open_runtime("torch", vision_dir, threads=torch.get_num_threads())
+
+    assert runtime.info()["runtime"] == "torch"
+
+
+def test_tensorrt_is_refused_by_name(vision_dir: Path) -> None:
+    with pytest.raises(BackendUnavailable, match=r"TensorRT.*pip install 'r2sm-server\[cpu\]'"):
+        open_runtime("tensorrt", vision_dir)
+
+
+def test_a_missing_package_is_named(vision_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.vision.runtimes.find_spec", lambda name: None)
+
+    with pytest.raises(BackendUnavailable, match=r"package openvino: pip install 'r2sm-server\[cpu\]'"):
+        open_runtime("openvino", vision_dir)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"config\.json"):
+        open_runtime("openvino", tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_the_export_is_kept_by_weights(
+    vision_dir: Path, vision_model: VisionModel, cache_dir: Path, openvino: OpenVinoRuntime, tmp_path: Path
+) -> None:
+    first = exported(vision_dir, cache_dir)
+    written = (first / "decoder.onnx").stat().st_mtime_ns
+    assert exported(vision_dir, cache_dir) == first
+    assert (first / "decoder.onnx").stat().st_mtime_ns == written
+    assert [path.name for path in cache_dir.iterdir()] == [first.name]  # nothing unfinished is left
+
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((vision_dir / name).read_bytes())
+    os.truncate(tmp_path / "model.safetensors", 5000)
+    with pytest.raises(BundleError):
+        exported(tmp_path, cache_dir)  # other bytes, another key: not taken from the cache
+
+
+def test_a_cached_model_is_served_without_importing_torch(
+    vision_dir: Path, cache_dir: Path, openvino: OpenVinoRuntime
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from engines.vision import masks, preprocess\n"
+        "from engines.vision.runtimes import open_runtime\n"
+        "open_runtime('openvino', Path(sys.argv[1]), cache_dir=Path(sys.argv[2])).warm_up()\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+
+    subprocess.run([sys.executable, "-c", program, vision_dir, cache_dir], check=True, timeout=60)
