@@ -35,7 +35,7 @@ class Draft:
     front: str = ""  # "as if nothing were in front of it", segment the mug
     before: str = ""  # a sentence before the request
     after: str = ""  # a sentence after it
-    question: str = ""  # a question instead of the request
+    instead: str = ""  # a sentence of its own instead of the request
 
     def inside(self) -> tuple[str, ...]:
         """The markers that the request itself has to contain."""
@@ -87,7 +87,8 @@ _AMODAL = (
     Carrier("before", "amodal_sentence", 6),
     Carrier("after", "amodal_sentence", 15),
     Carrier("verb", "amodal_verb", 4),
-    Carrier("question", "amodal_question", 5),
+    Carrier("instead", "amodal_question", 5),
+    Carrier("instead", "amodal_request", 10),
 )
 _HIDDEN = (
     Carrier("adjective", "amodal_state_pre", 14, _hidden_adjective),
@@ -102,7 +103,8 @@ _MODAL = (
     Carrier("front", "modal_front", 9),
     Carrier("before", "modal_sentence", 8),
     Carrier("after", "modal_sentence", 18),
-    Carrier("question", "modal_question", 8),
+    Carrier("instead", "modal_question", 8),
+    Carrier("instead", "modal_request", 12),
 )
 _CLEAR = (
     Carrier("adjective", "modal_clear_pre", 4, _clear_adjective),
@@ -138,7 +140,7 @@ def _choose(subject: Subject, mask_type: MaskType, rng: random.Random) -> list[C
 
 
 def _draw(among: tuple[Carrier, ...], subject: Subject, count: int, rng: random.Random) -> list[Carrier]:
-    """`count` carriers or fewer, each for another field: a question stands for itself."""
+    """`count` carriers or fewer, each for another field."""
     usable = [carrier for carrier in among if carrier.suits(subject)]
     drawn = rng.choices(usable, [carrier.weight for carrier in usable], k=count)
     return list({carrier.field: carrier for carrier in drawn}.values())

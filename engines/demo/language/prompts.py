@@ -33,7 +33,7 @@ def compose(subject: Subject, mask_type: MaskType, rng: random.Random) -> str:
     if rng.random() < _KEYWORDS and not subject.phrase.lead:
         return _keywords(subject, mask_type, bindings, rng)
     draft = mark(subject, mask_type, rng, bindings)
-    asking = draft.question or request(draft, subject, bindings, rng)
+    asking = draft.instead or request(draft, subject, bindings, rng)
     return _sentences(draft, subject.phrase.lead, asking, bindings, rng)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import random
 import re
 
-_CONTRACTIONS = (
-    ("do not", "don't"), ("does not", "doesn't"), ("must not", "mustn't"), ("should not", "shouldn't"),
-    ("cannot", "can't"), ("can not", "can't"), ("did not", "didn't"), ("is not", "isn't"), ("I would", "I'd"),
-    ("I am", "I'm"), ("would not", "wouldn't"), ("need not", "needn't"), ("let us", "let's"),
-    ("we are", "we're"), ("what is", "what's"), ("it is", "it's"), ("that is", "that's"),
-)  # fmt: skip
-_AMERICAN = (
-    ("colour", "color"), ("centre", "center"), ("grey", "gray"), ("lorry", "truck"), ("catalogue", "catalog"),
-)  # fmt: skip
+_CONTRACTIONS = {
+    "do not": "don't", "does not": "doesn't", "must not": "mustn't", "should not": "shouldn't", "is not": "isn't",
+    "cannot": "can't", "can not": "can't", "did not": "didn't", "would not": "wouldn't", "need not": "needn't",
+    "are not": "aren't", "I would": "I'd", "I am": "I'm", "let us": "let's", "we are": "we're", "it is": "it's",
+    "what is": "what's", "that is": "that's",
+}  # fmt: skip
+_AMERICAN = {
+    "colour": "color", "coloured": "colored", "colours": "colors", "centre": "center", "grey": "gray",
+    "lorry": "truck", "catalogue": "catalog",
+}  # fmt: skip
+_CONTRACTED = re.compile(rf"\b({'|'.join(_CONTRACTIONS)})\b")
+_BRITISH = re.compile(rf"\b({'|'.join(_AMERICAN)})\b")
 _LONG_WORD = re.compile(r"[a-z]{6,}")
 _SENTENCE_START = re.compile(r"(^|[.?] )([a-z])")
 
@@ -21,11 +24,11 @@ _SENTENCE_START = re.compile(r"(^|[.?] )([a-z])")
 def dress(text: str, rng: random.Random) -> str:
     """The prompt as somebody might type it. ASCII in, ASCII out."""
     if rng.random() < 0.4:
-        text = _replace(text, _CONTRACTIONS)
+        text = _CONTRACTED.sub(lambda m: _CONTRACTIONS[m[0]], text)
         if rng.random() < 0.12:
             text = text.replace("n't", "nt")
     if rng.random() < 0.4:
-        text = _replace(text, _AMERICAN)
+        text = _BRITISH.sub(lambda m: _AMERICAN[m[0]], text)
     if rng.random() < 0.05:
         text = " ".join(w for w in text.split() if w not in ("the", "a", "an"))
     if rng.random() < 0.05:
@@ -33,13 +36,6 @@ def dress(text: str, rng: random.Random) -> str:
     if rng.random() < 0.02:
         text = _stress(text, rng)
     return _case(_punctuation(text, rng), rng)
-
-
-def _replace(text: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    for old, new in pairs:
-        if old in text:
-            text = text.replace(old, new)
-    return text
 
 
 def _slip(text: str, rng: random.Random) -> str:
