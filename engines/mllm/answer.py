@@ -86,6 +86,11 @@ class AnswerFormat(BaseModel):
         """Whether the model itself chooses between modal and amodal."""
         return self.tokens.modal is not None
 
+    @property
+    def counts_at_once(self) -> bool:
+        """Whether the references follow the decision token directly, so that one call can write both."""
+        return self.decision_tail.endswith("{decision}") and self.reference_tail == "{references}"
+
     def budget(self, length: ReasoningLength, max_tokens: int | None = None) -> int:
         """Tokens the reasoning may take: 0 for ``none``, else `max_tokens`, else the bundle's number."""
         if length == "none":

@@ -1,0 +1,174 @@
+"""The language model as the pipeline sees it: reason, decide, warm and concentrate, on two vLLM servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.errors import InvalidInput, MllmUnavailable
+from engines.events import MaskType, ReasoningDelta
+from engines.mllm.answer import AnswerFormat
+from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
+from engines.mllm.grammar import AnswerParser, SpecialTokens
+from engines.mllm.image import MllmImage
+from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
+from engines.mllm.role import VllmRole
+from engines.mllm.wire import ChatAnswer, Generation, Pooling, PoolingAnswer, Prefill, Usage
+
+
+class MllmClient:
+    """Asks a ``reason`` server to generate and a ``concentrate`` server for last-token states.
+
+    `prompt` is the user's text as it came: special tokens in it, and in the `reasoning` handed back in, reach
+    the model as plain text. `timeout` is in seconds from the call. Every method raises MllmUnavailable,
+    DeadlineExceeded, and InvalidInput for a text that is too long for the model.
+    """
+
+    def __init__(
+        self, answer: AnswerFormat, tokens: SpecialTokens, reason_url: str, concentrate_url: str
+    ) -> None:
+        """Raises BundleError if the tokenizer lacks a token of the answer."""
+        for token in answer.tokens.required():
+            tokens.id(token)
+        self._answer = answer
+        self._tokens = tokens
+        self._reason = VllmRole("reason", reason_url)
+        self._concentrate = VllmRole("concentrate", concentrate_url)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections to both servers."""
+        await self._reason.aclose()
+        await self._concentrate.aclose()
+
+    async def health(self) -> tuple[RoleHealth, RoleHealth]:
+        """How the reason and the concentrate server are; never raises."""
+        reason, concentrate = await asyncio.gather(self._reason.health(), self._concentrate.health())
+        return reason, concentrate
+
+    async def reason(
+        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+    ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd]:
+        """Stream the reasoning, at most `budget` tokens of it; the last item is a ReasoningEnd.
+
+        A budget of 0 ends at once, without a call. Closing the generator, or cancelling the task that iterates
+        it, aborts the request in vLLM.
+        """
+        if budget == 0:
+            yield ReasoningEnd("", prompt_tokens=0, reasoning_tokens=0, closed=True)
+            return
+        deadline = _deadline(timeout)
+        parser = AnswerParser(self._answer.tokens.think_close, self._tokens.ids)
+        usage, finished = Usage(), False
+        request = Generation(
+            self._prefill(image, prompt, self._answer.opened()), self._reasoning_options(budget)
+        )
+        async with aclosing(self._reason.stream(request, deadline)) as chunks:
+            async for chunk in chunks:
+                usage, finished = chunk.usage or usage, finished or chunk.finished
+                if text := parser.feed(chunk.text):
+                    yield ReasoningDelta(text)
+                if parser.done and not finished:
+                    break
+        if not (finished or parser.done):
+            raise MllmUnavailable("the reason server ended its answer in the middle")
+        if text := parser.finish():
+            yield ReasoningDelta(text)
+        yield ReasoningEnd(parser.text, usage.prompt_tokens, usage.completion_tokens, parser.closed)
+
+    async def decide(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        *,
+        mask_type: MaskType | None = None,
+        objects: int | None = None,
+        timeout: float,
+    ) -> Decision:
+        """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
+
+        The probabilities are the model's own at that very position. Raises InvalidInput if a model that does
+        not decide is asked to.
+        """
+        if mask_type is None and not self._answer.decides:
+            raise InvalidInput("mask_type: this model does not choose between modal and amodal")
+        deadline = _deadline(timeout)
+        reasoning = self._tokens.escape(reasoning)
+        usage = Usage()
+        modal = 1.0 if mask_type == "modal" else 0.0
+        if mask_type is None:
+            count = objects is None and self._answer.counts_at_once
+            reply = await self._ask(
+                image, prompt, ask_decision(self._answer, reasoning, count=count), deadline
+            )
+            usage += reply.usage
+            modal = p_modal(self._answer.tokens, reply.positions[0])
+            mask_type = "modal" if modal >= 0.5 else "amodal"
+            if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
+                objects = count_objects(self._answer.tokens, reply.positions[1:])
+        if objects is None:
+            reply = await self._ask(image, prompt, ask_count(self._answer, reasoning, mask_type), deadline)
+            usage += reply.usage
+            objects = count_objects(self._answer.tokens, reply.positions)
+        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens)
+
+    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
+        """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
+        request = Pooling((self._prefill(image, prompt, self._answer.opened()),))
+        await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+
+    async def concentrate(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        mask_type: MaskType,
+        objects: int,
+        *,
+        timeout: float,
+    ) -> NDArray[np.float32]:
+        """The concentration vectors, float32 [objects, D], in the objects' order; `objects` is at least 1."""
+        reasoning = self._tokens.escape(reasoning)
+        texts = (self._answer.with_references(reasoning, mask_type, k) for k in range(1, objects + 1))
+        request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
+        answer = await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+        return answer.vectors()
+
+    def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
+        return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)
+
+    async def _ask(self, image: MllmImage, prompt: str, question: Question, deadline: float) -> ChatAnswer:
+        prefill = self._prefill(image, prompt, question.text)
+        request = Generation(prefill, question.options(self._tokens))
+        return await self._reason.call(request, ChatAnswer, deadline)
+
+    def _reasoning_options(self, budget: int) -> dict[str, object]:
+        """Any special token ends the reasoning, so a model that forgets to close it cannot run on."""
+        close = self._answer.tokens.think_close
+        return {
+            "stream": True,
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "max_completion_tokens": budget,
+            "stop_token_ids": list(self._tokens.ids.values()),
+            "stop": [] if close in self._tokens.ids else [close],
+            "include_stop_str_in_output": True,
+        }
+
+
+def _deadline(timeout: float) -> float:
+    """The event loop's clock at which `timeout` seconds from now are over."""
+    return asyncio.get_running_loop().time() + timeout

@@ -1,0 +1,118 @@
+"""Reading the model's answer as it streams, and keeping a user's text from speaking the answer's language."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engines.errors import BundleError, InvalidInput
+
+
+def escape_specials(text: str, specials: re.Pattern[str]) -> str:
+    """`text` with a space behind the first character of every special token, which is then plain text.
+
+    Repeated until none is left, for tokens that overlap. Nothing else changes.
+    """
+    while specials.search(text):
+        text = specials.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The tokens a tokenizer recognises anywhere in a text, and their ids."""
+
+    ids: Mapping[str, int]
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        breakable = [token for token in self.ids if len(token) > 1 and not token.isspace()]
+        object.__setattr__(self, "_pattern", _any_of(breakable))
+
+    @classmethod
+    def load(cls, mllm_path: Path) -> SpecialTokens:
+        """Read the added tokens of ``tokenizer.json``. Raises BundleError if there is no such list."""
+        path = mllm_path / "tokenizer.json"
+        try:
+            added = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+            return cls({token["content"]: token["id"] for token in added})
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise BundleError(f"{path.name} of the language model lists no added tokens: {fault}") from fault
+
+    def id(self, token: str) -> int:
+        """The id of a token. Raises BundleError if the tokenizer does not know it as one."""
+        try:
+            return self.ids[token]
+        except KeyError:
+            raise BundleError(f"the language model's tokenizer has no token {token}") from None
+
+    def escape(self, text: str) -> str:
+        """`text` as plain text: no special token in it. Raises InvalidInput for what is not Unicode text."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as fault:
+            raise InvalidInput("prompt: holds half of a surrogate pair, which is no character") from fault
+        return escape_specials(text, self._pattern)
+
+
+class AnswerParser:
+    """Finds the reasoning's end in a stream of text.
+
+    The reasoning ends at `close`, or, when the model forgot to close it, at any of the tokens in `ends`. Text
+    that may still turn out to be the beginning of one of them is held back.
+    """
+
+    def __init__(self, close: str, ends: Iterable[str] = ()) -> None:
+        self._close = close
+        self._ends = (close, *ends)
+        self._pattern = _any_of(self._ends)
+        self._held = ""
+        self._pieces: list[str] = []
+        self.done = False
+        """The end was seen; whatever follows is no reasoning."""
+        self.closed = False
+        """The end was `close`."""
+
+    @property
+    def text(self) -> str:
+        """The reasoning so far, without what is held back."""
+        return "".join(self._pieces)
+
+    def feed(self, delta: str) -> str:
+        """Take the next piece of the stream; returns the reasoning that is certain now, possibly empty."""
+        if self.done:
+            return ""
+        text = self._held + delta
+        if match := self._pattern.search(text):
+            self._held, self.done, self.closed = "", True, match[0] == self._close
+            return self._keep(text[: match.start()])
+        certain = len(text) - self._undecided(text)
+        self._held = text[certain:]
+        return self._keep(text[:certain])
+
+    def finish(self) -> str:
+        """The stream is over: returns what was held back, since nothing can complete it any more."""
+        held, self._held, self.done = self._held, "", True
+        return self._keep(held)
+
+    def _keep(self, text: str) -> str:
+        if text:
+            self._pieces.append(text)
+        return text
+
+    def _undecided(self, text: str) -> int:
+        """Length of the longest end of `text` that is a proper beginning of a token."""
+        longest = min(len(text), max(map(len, self._ends)) - 1)
+        for length in range(longest, 0, -1):
+            if any(token.startswith(text[-length:]) for token in self._ends):
+                return length
+        return 0
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the tokens, the longest first; matches nothing if there are none."""
+    ordered = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) if ordered else r"(?!)")

@@ -1,0 +1,155 @@
+"""One vLLM server behind a URL: calls, streams, deadlines, and faults translated once, here at the edge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
+from engines.mllm.results import RoleHealth
+from engines.mllm.wire import ChatChunk, ErrorBody, Generation, Pooling, Refusal
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+CONNECT_SECONDS = 3.0
+KEEP_ALIVE_SECONDS = 4.0
+"""Below the five seconds after which vLLM's server closes an idle connection."""
+HEALTH_SECONDS = 2.0
+KNOWN_IMAGES = 4096
+LAST_LINE = "data: [DONE]"
+
+
+class VllmRole:
+    """A vLLM server with one role, ``reason`` or ``concentrate``.
+
+    Every call raises MllmUnavailable when the server cannot be reached, fails or refuses, DeadlineExceeded at
+    `deadline` (the event loop's clock, seconds), and InvalidInput when the text is too long for the model.
+    An image the server has seen is sent by name only; should the server have dropped it, the call is repeated
+    with the data.
+    """
+
+    def __init__(self, name: str, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self.name = name
+        self.url = url
+        self._known = _RecentNames(KNOWN_IMAGES)
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
+            trust_env=False,
+            transport=transport,
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def call(self, request: Generation | Pooling, answer: type[Answer], deadline: float) -> Answer:
+        """Send a request and read its whole answer."""
+        async with self._edge(deadline):
+            response = await self._send(request, stream=False)
+            return answer.model_validate_json(response.content)
+
+    async def stream(self, request: Generation, deadline: float) -> AsyncGenerator[ChatChunk]:
+        """Send a request and yield its events; closing the generator makes the server abort the request."""
+        async with self._edge(deadline):
+            response = await self._send(request, stream=True)
+        try:
+            lines = response.aiter_lines()
+            while True:
+                async with self._edge(deadline):
+                    line = await anext(lines, LAST_LINE)
+                    chunk = self._chunk(line)
+                if line == LAST_LINE:
+                    return
+                if chunk is not None:
+                    yield chunk
+        finally:
+            await response.aclose()
+
+    async def health(self) -> RoleHealth:
+        """Ask the server whether it is well; never raises."""
+        try:
+            response = await self._client.get("/health", timeout=HEALTH_SECONDS)
+        except httpx.HTTPError as fault:
+            return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}")
+        if response.is_success:
+            return RoleHealth(self.name, True)
+        return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
+
+    async def _send(self, request: Generation | Pooling, *, stream: bool) -> httpx.Response:
+        named = request.image.digest in self._known
+        response = await self._post(request, with_data=not named, stream=stream)
+        if named and response.status_code == httpx.codes.BAD_REQUEST:
+            self._known.discard(request.image.digest)
+            await response.aclose()
+            response = await self._post(request, with_data=True, stream=stream)
+        if not response.is_success:
+            raise self._refused(response.status_code, await response.aread())
+        self._known.add(request.image.digest)
+        return response
+
+    async def _post(self, request: Generation | Pooling, *, with_data: bool, stream: bool) -> httpx.Response:
+        body = request.body(with_data=with_data)
+        return await self._client.send(
+            self._client.build_request("POST", request.path, json=body), stream=stream
+        )
+
+    def _chunk(self, line: str) -> ChatChunk | None:
+        if line == LAST_LINE or not line.startswith("data: "):
+            return None
+        chunk = ChatChunk.model_validate_json(line.removeprefix("data: "))
+        if chunk.error is not None:
+            raise MllmUnavailable(f"the {self.name} server failed: {chunk.error.message}")
+        return chunk
+
+    def _refused(self, status: int, content: bytes) -> MllmUnavailable | InvalidInput:
+        try:
+            error = Refusal.model_validate_json(content).error
+        except ValidationError:
+            error = ErrorBody(message=content[:200].decode("utf-8", "replace"))
+        if status == httpx.codes.BAD_REQUEST and "maximum context length" in error.message:
+            return InvalidInput("prompt: too long for the model together with the image and the reasoning")
+        return MllmUnavailable(f"the {self.name} server refused ({status}): {error.message}")
+
+    @asynccontextmanager
+    async def _edge(self, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError as fault:
+            raise DeadlineExceeded(f"the {self.name} server did not answer in time") from fault
+        except httpx.HTTPError as fault:
+            raise MllmUnavailable(f"the {self.name} server at {self.url}: {_words(fault)}") from fault
+        except ValidationError as fault:
+            raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
+
+
+class _RecentNames:
+    """A bounded set of names; the one unused for longest leaves first."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._names: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def add(self, name: str) -> None:
+        self._names[name] = None
+        self._names.move_to_end(name)
+        if len(self._names) > self._size:
+            self._names.popitem(last=False)
+
+    def discard(self, name: str) -> None:
+        self._names.pop(name, None)
+
+
+def _words(fault: httpx.HTTPError) -> str:
+    return str(fault) or type(fault).__name__

@@ -1,0 +1,185 @@
+"""What goes over the wire to vLLM's OpenAI-compatible servers, and the part of their answers that is read."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from engines.mllm.image import MllmImage
+
+CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
+"""The last message is the assistant's text so far; the model goes on from its last character."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """An image, the user's text and the assistant's text so far; special tokens in both texts take effect."""
+
+    image: MllmImage
+    user: str
+    assistant: str
+
+    def messages(self, *, with_data: bool) -> list[dict[str, object]]:
+        """The conversation. Without data the image is only named: the server must have seen it before."""
+        url = {"url": self.image.data_url} if with_data else None
+        image = {"type": "image_url", "image_url": url, "uuid": self.image.digest}
+        text = {"type": "text", "text": self.user}
+        return [
+            {"role": "user", "content": [image, text]},
+            {"role": "assistant", "content": self.assistant},
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A chat completion that continues one prefill."""
+
+    prefill: Prefill
+    options: Mapping[str, object]
+    path: str = "/v1/chat/completions"
+
+    @property
+    def image(self) -> MllmImage:
+        """The image the call is about."""
+        return self.prefill.image
+
+    def body(self, *, with_data: bool) -> dict[str, object]:
+        """The request's JSON. Decoding is greedy, so that one request has one answer."""
+        messages = self.prefill.messages(with_data=with_data)
+        return {
+            "messages": messages,
+            "temperature": 0.0,
+            "skip_special_tokens": False,
+            **CONTINUE,
+            **self.options,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """A batch of prefills of one image; the answer is the last token's state of each."""
+
+    prefills: tuple[Prefill, ...]
+    path: str = "/v1/embeddings"
+
+    @property
+    def image(self) -> MllmImage:
+        """The image the call is about."""
+        return self.prefills[0].image
+
+    def body(self, *, with_data: bool) -> dict[str, object]:
+        """The request's JSON: states as the model has them, not normalised, float32 in base64."""
+        batch = [prefill.messages(with_data=with_data) for prefill in self.prefills]
+        encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
+        return {"messages": batch, "use_activation": False, **encoding, **CONTINUE}
+
+
+class Usage(BaseModel):
+    """Token counts; the prompt's include the image's."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """The two calls' tokens; what both read counts once."""
+        read = max(self.prompt_tokens, other.prompt_tokens)
+        return Usage(prompt_tokens=read, completion_tokens=self.completion_tokens + other.completion_tokens)
+
+
+class _TokenLogprob(BaseModel):
+    token: str
+    logprob: float
+
+
+class PositionLogprobs(_TokenLogprob):
+    """The token chosen at one position, and the log-probabilities of the tokens that were asked for."""
+
+    top_logprobs: list[_TokenLogprob]
+
+    def of(self, token: str) -> float:
+        """The log-probability of one of the tokens asked for; minus infinity if it is not among them."""
+        return next((top.logprob for top in self.top_logprobs if top.token == token), -math.inf)
+
+
+class _Logprobs(BaseModel):
+    content: Annotated[list[PositionLogprobs], Field(min_length=1)]
+
+
+class _Choice(BaseModel):
+    logprobs: _Logprobs
+
+
+class ChatAnswer(BaseModel):
+    """A whole chat completion whose log-probabilities were asked for."""
+
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    usage: Usage
+
+    @property
+    def positions(self) -> list[PositionLogprobs]:
+        """The generated tokens, in order."""
+        return self.choices[0].logprobs.content
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+
+
+class _ChunkChoice(BaseModel):
+    delta: _Delta
+    finish_reason: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """What vLLM says about a call it refuses."""
+
+    message: str
+    param: str | None = None
+
+
+class Refusal(BaseModel):
+    """The JSON around an error."""
+
+    error: ErrorBody
+
+
+class ChatChunk(BaseModel):
+    """One server-sent event of a streamed chat completion; `error` when the server failed on the way."""
+
+    choices: list[_ChunkChoice] = []
+    usage: Usage | None = None
+    error: ErrorBody | None = None
+
+    @property
+    def text(self) -> str:
+        """The text this event adds."""
+        return (self.choices[0].delta.content or "") if self.choices else ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether generation ended with this event."""
+        return bool(self.choices) and self.choices[0].finish_reason is not None
+
+
+class _Embedding(BaseModel):
+    index: int
+    object: Literal["embedding"]
+    embedding: str
+
+
+class PoolingAnswer(BaseModel):
+    """The states of a batch of prefills."""
+
+    data: Annotated[list[_Embedding], Field(min_length=1)]
+
+    def vectors(self) -> NDArray[np.float32]:
+        """The last tokens' states, float32 [K, D], in the batch's order."""
+        rows = sorted(self.data, key=lambda row: row.index)
+        return np.stack([np.frombuffer(base64.b64decode(row.embedding), dtype="<f4") for row in rows])
