@@ -1,0 +1,1 @@
+"""The gateway of r2sm-server: HTTP and the command line. What it serves lives in `engines`."""
