@@ -1,10 +1,11 @@
 """Trains the demo models: ``python -m engines.demo.train --out runs/demo --stage towers --minutes 15``.
 
-First the stage ``towers`` (both image towers learn what stands where), then ``joint`` (prompts, reasoning,
-heatmaps and masks; run it as often as wanted, the last time with ``--decay``). Runs resume
-from the checkpoint in ``--out``. Two processes of one thread each use two cores far better than one process with
-two: ``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``. ``python -m engines.demo.ship``
-makes a bundle of the result.
+First the stages ``sight`` (Qwen2.5-VL's image tower learns what stands where) and ``towers`` (SAM's does, too),
+then ``joint`` (prompts, reasoning, heatmaps and masks; run it as often as wanted, the last time with
+``--decay``). Runs resume from the checkpoint in ``--out``. Two processes of one thread each use two cores far
+better than one process with two threads:
+``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
+``python -m engines.demo.ship`` makes a bundle of the result.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from engines.demo.tokenizer import SPECIAL_TOKENS, VOCABULARY, train_tokenizer
 from engines.demo.training.feed import open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
-from engines.demo.training.steps import joint_step, tower_step
+from engines.demo.training.steps import joint_step, sight_step, tower_step
 
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SCENES = 1500
+STEPS = {"sight": sight_step, "towers": tower_step, "joint": joint_step}
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -57,7 +59,7 @@ def main() -> None:
         prog="python -m engines.demo.train", description="Trains the demo models."
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--stage", choices=("towers", "joint"), default="joint")
+    parser.add_argument("--stage", choices=tuple(STEPS), default="joint")
     parser.add_argument("--minutes", type=float, required=True, help="how long this run trains")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero in this run")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
@@ -79,12 +81,11 @@ def main() -> None:
     if checkpoint.exists():
         progress = restore(checkpoint, learner, optimisers, options.stage)
         print(f"resuming: stage {progress.stage}, step {progress.steps}", flush=True)
-    joint = options.stage == "joint"
-    reader = tokenizer if joint else None
-    reader = tokenizer if joint else None
-    feed = open_feed(reader, options.scenes, options.prompts, progress.batches, options.workers)
+    feed = open_feed(
+        options.stage, tokenizer, options.scenes, options.prompts, progress.batches, options.workers
+    )
     schedule = Schedule(options.minutes, options.decay, options.rate)
-    train(learner, optimisers, feed, joint_step if joint else tower_step, schedule, progress, checkpoint)
+    train(learner, optimisers, feed, STEPS[options.stage], schedule, progress, checkpoint)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from engines.demo.models import MERGE
 from engines.demo.training.answers import PackedScene
 from engines.demo.training.attention import SceneAttention
 from engines.demo.training.losses import dense_loss
-from engines.demo.training.samples import CLASSES, SceneSample, patchify
+from engines.demo.training.samples import CLASSES, SceneSample, View, patchify
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
 
@@ -45,18 +45,23 @@ class Learner(nn.Module):
         self.token_head = nn.Linear(width, 2 * CLASSES)
         self.state_head = nn.Linear(width, 2 * CLASSES + 2)
 
+    def glance(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
+        """Qwen2.5-VL's tower alone: image tokens [sum of tokens, D], view after view, and the dense labels' loss."""
+        patches = torch.from_numpy(np.concatenate([patchify(view.pixels) for view in views]))
+        grids = torch.tensor([(1, *view.grid) for view in views])
+        tokens: Tensor = self.mllm.model.visual(patches, grid_thw=grids).pooler_output
+        labels = torch.from_numpy(np.concatenate([view.tokens for view in views]))
+        return tokens, dense_loss(self.token_head(tokens), labels)
+
     def look(self, samples: Sequence[SceneSample]) -> Towers:
         """Both towers over a batch of scenes."""
         pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
         sizes = torch.tensor([sample.size for sample in samples])
         embeddings = self.vision.encode(pixels, sizes)
-        patches = torch.from_numpy(np.concatenate([patchify(sample.view) for sample in samples]))
-        grids = torch.tensor([(1, *sample.grid) for sample in samples])
-        tokens = self.mllm.model.visual(patches, grid_thw=grids).pooler_output
         cells = torch.from_numpy(np.stack([sample.cells for sample in samples]))
-        seen = torch.from_numpy(np.concatenate([sample.tokens for sample in samples]))
         by_sam = dense_loss(self.cell_head(embeddings.flatten(2).transpose(1, 2)), cells)
-        return Towers(embeddings, tokens, by_sam + dense_loss(self.token_head(tokens), seen))
+        tokens, by_qwen = self.glance([sample.view for sample in samples])
+        return Towers(embeddings, tokens, by_sam + by_qwen)
 
     def read(
         self, scenes: Sequence[PackedScene], image_tokens: Tensor, grids: Sequence[tuple[int, int]]
@@ -74,11 +79,11 @@ class Learner(nn.Module):
         normed: Tensor = text.norm(states)
         return normed
 
-    def state_loss(self, states: Tensor, samples: Sequence[SceneSample]) -> Tensor:
+    def state_loss(self, states: Tensor, views: Sequence[View]) -> Tensor:
         """Dense labels and places, asked of the language model's states at its image tokens."""
         predicted = self.state_head(states)
-        labels = torch.from_numpy(np.concatenate([sample.tokens for sample in samples]))
-        places = torch.from_numpy(np.concatenate([_places(sample.grid) for sample in samples]))
+        labels = torch.from_numpy(np.concatenate([view.tokens for view in views]))
+        places = torch.from_numpy(np.concatenate([_places(view.grid) for view in views]))
         position = F.mse_loss(predicted[:, -2:].float(), places)
         return dense_loss(predicted[:, :-2], labels) + 4 * position
 

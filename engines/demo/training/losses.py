@@ -14,14 +14,14 @@ _GROUPS = (len(KINDS) + 1, len(COLOURS) + 1) * 2
 def dense_loss(logits: Tensor, shares: Tensor) -> Tensor:
     """Cross-entropy of [..., 2*CLASSES] logits with the shares of kinds and colours, visible and hidden.
 
-    Cells with something in them count four times as much as bare ones.
+    Cells with something in them count eight times as much as bare ones; kinds are hardest and count double.
     """
     losses = []
-    parts = zip(logits.float().split(_GROUPS, -1), shares.split(_GROUPS, -1), strict=True)
-    for predicted, wanted in parts:
+    parts = zip(logits.float().split(_GROUPS, -1), shares.split(_GROUPS, -1), (2, 1, 1, 1), strict=True)
+    for predicted, wanted, factor in parts:
         entropy = -(wanted * F.log_softmax(predicted, -1)).sum(-1)
-        weight = 1 + 3 * (1 - wanted[..., -1])
-        losses.append((entropy * weight).sum() / weight.sum())
+        weight = 1 + 7 * (1 - wanted[..., -1])
+        losses.append(factor * (entropy * weight).sum() / weight.sum())
     return torch.stack(losses).sum()
 
 

@@ -22,50 +22,64 @@ CLASSES = len(KINDS) + 1 + len(COLOURS) + 1
 
 
 @dataclass(frozen=True, slots=True)
-class SceneSample:
-    """One scene, ready for the towers.
+class View:
+    """What Qwen2.5-VL sees of a scene.
 
-    `pixels` uint8 [S, S, 3] padded, `size` its valid (h, w); `view` uint8 [H, W, 3] the image at the size
-    that Qwen2.5-VL sees, `grid` its (rows, columns) of patches; `amodal` and `modal` uint8 coverage
-    [objects, S/2, S/2]; `cells` [g*g, 2*CLASSES] and `tokens` [N/4, 2*CLASSES] are shares of what is visible,
-    then of what is hidden.
+    `pixels` uint8 [H, W, 3], `grid` its (rows, columns) of patches; `tokens` [N/4, 2*CLASSES] are shares of what
+    is visible at each image token, then of what is hidden.
     """
 
     pixels: NDArray[np.uint8]
-    size: tuple[int, int]
-    view: NDArray[np.uint8]
     grid: tuple[int, int]
+    tokens: NDArray[np.float32]
+
+    def mirrored(self) -> View:
+        """The view with left and right exchanged."""
+        shape = (self.grid[0] // MERGE, self.grid[1] // MERGE, -1)
+        tokens = self.tokens.reshape(shape)[:, ::-1].reshape(self.tokens.shape)
+        return View(np.ascontiguousarray(self.pixels[:, ::-1]), self.grid, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSample:
+    """One scene, ready for both towers.
+
+    `pixels` uint8 [S, S, 3] padded, `size` its valid (h, w); `amodal` and `modal` uint8 coverage
+    [objects, S/2, S/2]; `cells` [g*g, 2*CLASSES] are shares of what is visible at each cell of the embedding,
+    then of what is hidden.
+    """
+
+    view: View
+    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
     amodal: NDArray[np.uint8]
     modal: NDArray[np.uint8]
     cells: NDArray[np.float32]
-    tokens: NDArray[np.float32]
+
+
+def make_view(scene: Scene) -> View:
+    """The scene as Qwen2.5-VL sees it."""
+    image = Image.fromarray(scene.image)
+    height, width = smart_resize(image.height, image.width, MLLM_IMAGE)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    amodal, modal = _both_masks(scene, (height // IMAGE_FACTOR, width // IMAGE_FACTOR))
+    return View(resized, (height // PATCH, width // PATCH), _dense(amodal, modal, scene))
 
 
 def make_sample(scene: Scene) -> SceneSample:
     """All arrays of one scene."""
-    image = Image.fromarray(scene.image)
-    prepared = prepare(image, SAM_SIZE)
-    height, width = smart_resize(image.height, image.width, MLLM_IMAGE)
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-    kinds = [KINDS.index(item.kind) for item in scene.objects]
-    colours = [COLOURS.index(item.colour) for item in scene.objects]
-    amodal = _on_frame([item.amodal for item in scene.objects], prepared.size)
-    modal = _on_frame([item.modal for item in scene.objects], prepared.size)
-    shape = (height // IMAGE_FACTOR, width // IMAGE_FACTOR)
+    prepared = prepare(scene.image, SAM_SIZE)
+    frame = np.zeros((2, len(scene.objects), SAM_SIZE, SAM_SIZE), dtype=np.float32)
+    frame[:, :, : prepared.size[0], : prepared.size[1]] = _both_masks(scene, prepared.size)
+    amodal, modal = (np.stack([_area(mask, (SAM_SIZE // 2,) * 2) for mask in masks]) for masks in frame)
+    covered, seen = (np.stack([_area(mask, (CELLS, CELLS)) for mask in masks]) for masks in (amodal, modal))
     return SceneSample(
+        view=make_view(scene),
         pixels=prepared.pixels,
         size=prepared.size,
-        view=resized,
-        grid=(height // PATCH, width // PATCH),
-        amodal=_halve(amodal),
-        modal=_halve(modal),
-        cells=_dense(_pool(amodal), _pool(modal), kinds, colours),
-        tokens=_dense(
-            _shrink([item.amodal for item in scene.objects], shape),
-            _shrink([item.modal for item in scene.objects], shape),
-            kinds,
-            colours,
-        ),
+        amodal=_bytes(amodal),
+        modal=_bytes(modal),
+        cells=_dense(covered, seen, scene),
     )
 
 
@@ -84,39 +98,28 @@ def patchify(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     )
 
 
-def _on_frame(masks: list[NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Masks resized to `size` (h, w) within the padded SAM frame, as shares [objects, S, S]."""
-    frame = np.zeros((len(masks), SAM_SIZE, SAM_SIZE), dtype=np.float32)
-    frame[:, : size[0], : size[1]] = _shrink(masks, size)
-    return frame
+def _both_masks(scene: Scene, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Amodal and modal masks as shares, [2, objects, *shape]."""
+    amodal = [_area(item.amodal.astype(np.float32), shape) for item in scene.objects]
+    modal = [_area(item.modal.astype(np.float32), shape) for item in scene.objects]
+    return np.stack([np.stack(amodal), np.stack(modal)])
 
 
-def _shrink(masks: list[NDArray[np.bool_]], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Area-averaged masks [objects, *shape]."""
-    resized = [
-        cv2.resize(mask.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-        for mask in masks
-    ]
-    return np.stack(resized)
+def _area(mask: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    resized: NDArray[np.float32] = cv2.resize(mask, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    return resized
 
 
-def _halve(frame: NDArray[np.float32]) -> NDArray[np.uint8]:
-    half = SAM_SIZE // 2
-    shares = frame.reshape(-1, half, 2, half, 2).mean((2, 4))
+def _bytes(shares: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.round(shares * 255), dtype=np.uint8)
 
 
-def _pool(frame: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(frame.reshape(-1, CELLS, SAM_PATCH, CELLS, SAM_PATCH).mean((2, 4)))
-
-
-def _dense(
-    amodal: NDArray[np.float32], modal: NDArray[np.float32], kinds: list[int], colours: list[int]
-) -> NDArray[np.float32]:
+def _dense(amodal: NDArray[np.float32], modal: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
     """Shares of kinds and colours per cell, [cells, 2*CLASSES]: visible, then hidden."""
-    return np.concatenate(
-        [_labels(modal, kinds, colours), _labels(np.clip(amodal - modal, 0, 1), kinds, colours)], axis=1
-    )
+    kinds = [KINDS.index(item.kind) for item in scene.objects]
+    colours = [COLOURS.index(item.colour) for item in scene.objects]
+    hidden = np.clip(amodal - modal, 0, 1)
+    return np.concatenate([_labels(modal, kinds, colours), _labels(hidden, kinds, colours)], axis=1)
 
 
 def _labels(shares: NDArray[np.float32], kinds: list[int], colours: list[int]) -> NDArray[np.float32]:

@@ -28,8 +28,14 @@ class Step:
     figures: dict[str, float]
 
 
+def sight_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
+    """Teaches Qwen2.5-VL's tower alone what stands where; each scene is seen as it is and mirrored."""
+    _, loss = learner.glance([*batch.views, *[view.mirrored() for view in batch.views]])
+    return Step(loss, {"dense": loss.item()})
+
+
 def tower_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
-    """Dense labels only: teaches both image towers what stands where."""
+    """Teaches both image towers what stands where."""
     loss = learner.look(batch.samples).loss
     return Step(loss, {"dense": loss.item()})
 
@@ -37,10 +43,10 @@ def tower_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
 def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
     """Everything: words, heatmaps, masks, and the dense labels beside them."""
     towers = learner.look(batch.samples)
-    grids = [sample.grid for sample in batch.samples]
+    grids = [view.grid for view in batch.views]
     states = learner.read(batch.packed, towers.tokens, grids)
     words, decision = _words(learner, batch.packed, states)
-    placed = learner.state_loss(states[image_rows(batch.packed, grids)], batch.samples)
+    placed = learner.state_loss(states[image_rows(batch.packed, grids)], batch.views)
     shapes, figures = _shapes(learner, batch, towers, states, rng)
     loss = words + shapes + 0.25 * (towers.loss + placed)
     figures |= {"words": words.item(), "decision": decision}

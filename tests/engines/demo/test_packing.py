@@ -42,7 +42,7 @@ def _packed(queries: list[list[Query]], tokenizer: Tokenizer) -> tuple[list[Scen
     packer, rng = AnswerPacker(tokenizer), random.Random(0)
     samples = [make_sample(render_scene(seed, longest=200)) for seed in (1, 2)]
     packed = [
-        packer.pack(some, (sample.grid[0] // MERGE, sample.grid[1] // MERGE), rng)
+        packer.pack(some, (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng)
         for some, sample in zip(queries, samples, strict=True)
     ]
     return samples, packed
@@ -54,7 +54,7 @@ def test_states_equal_those_of_separate_sequences(
     samples, packed = _packed(queries, tokenizer)
     with torch.no_grad():
         towers = learner.look(samples)
-        states = learner.read(packed, towers.tokens, [sample.grid for sample in samples])
+        states = learner.read(packed, towers.tokens, [sample.view.grid for sample in samples])
     for number, (some, sample, scene) in enumerate(zip(queries, samples, packed, strict=True)):
         offset = number * len(packed[0].ids)
         for query, family in zip(some, scene.families, strict=True):
@@ -67,7 +67,7 @@ def test_states_equal_those_of_separate_sequences(
 
 def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Query) -> torch.Tensor:
     """transformers' own last hidden states of one prompt with its answer, written out as text."""
-    image = "<|image_pad|>" * (sample.grid[0] * sample.grid[1] // MERGE**2)
+    image = "<|image_pad|>" * (sample.view.grid[0] * sample.view.grid[1] // MERGE**2)
     decision = f"<{query.mask_type.upper()}>"
     objects = "<REF_POS>" * len(query.targets) or "<NO_OBJECT>"
     text = (
@@ -79,8 +79,8 @@ def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Q
         output = learner.mllm(
             input_ids=ids,
             mm_token_type_ids=(ids == tokenizer.token_to_id("<|image_pad|>")).long(),
-            pixel_values=torch.from_numpy(patchify(sample.view)),
-            image_grid_thw=torch.tensor([[1, *sample.grid]]),
+            pixel_values=torch.from_numpy(patchify(sample.view.pixels)),
+            image_grid_thw=torch.tensor([[1, *sample.view.grid]]),
             output_hidden_states=True,
         )
     states: torch.Tensor = output.hidden_states[-1][0]

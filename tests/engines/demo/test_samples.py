@@ -42,7 +42,7 @@ def test_dense_labels_are_shares_of_each_group() -> None:
     sample = make_sample(scene)
     assert sample.cells.shape == (CELLS * CELLS, 2 * CLASSES)
     ends = np.cumsum([len(KINDS) + 1, len(COLOURS) + 1, len(KINDS) + 1])
-    for labels in (sample.cells, sample.tokens):
+    for labels in (sample.cells, sample.view.tokens):
         for part in np.split(labels, ends, axis=1):
             np.testing.assert_allclose(part.sum(1), 1, atol=1e-4)
     front = scene.objects[-1]
