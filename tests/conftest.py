@@ -1,8 +1,10 @@
-"""What every test shares: hypothesis without deadlines, because the cores are shared."""
+"""What every test shares: real vLLM servers on demand; hypothesis without deadlines, as cores may be busy."""
 
 from __future__ import annotations
 
 from hypothesis import settings
+
+pytest_plugins = ["tests.vllm_fixture"]
 
 settings.register_profile("shared_cores", deadline=None, max_examples=50)
 settings.load_profile("shared_cores")

@@ -26,7 +26,7 @@ async def evaluate(
     segment: Segment,
     *,
     concurrency: int = 1,
-    on_outcome: Callable[[Outcome], None] = lambda _: None,
+    on_outcome: Callable[[Outcome], object] = lambda _: None,
 ) -> list[Outcome]:
     """Ask every question of a set, and return the outcomes in the order of the set.
 

@@ -1,0 +1,144 @@
+"""``r2sm evaluate`` against a gateway with a scripted language model and a real, tiny vision model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from engines.evaluation.demo_set import DemoSet
+from engines.evaluation.report import summarise
+from server.cli import app
+from server.client import SegmentClient, SegmentFailed
+from server.commands import evaluate as command
+from server.commands.evaluate import ask_all, to_answer
+from server.schemas import SegmentResponse
+from tests.stand_ins import ScriptedMllm
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Gateway, OpenGateway
+
+SET = DemoSet(20_260_001, 6)
+RESPONSE: dict[str, object] = {
+    "id": "1",
+    "model": "tiny",
+    "image": {"id": "sha256:0", "width": 4, "height": 2},
+    "reasoning": None,
+    "decision": {"mask_type": "amodal", "confidence": 0.9, "source": "model"},
+    "masks": [],
+    "hidden": [],
+    "heatmap": None,
+    "timings_ms": {"total": 5.0},
+    "usage": {"prompt_tokens": 1, "reasoning_tokens": 0},
+}
+
+
+def client_of(gateway: Gateway) -> SegmentClient:
+    """A client that speaks to a gateway without a socket."""
+    return SegmentClient("http://gateway", httpx.ASGITransport(gateway.app))
+
+
+async def until_ready(gateway: Gateway) -> None:
+    """Wait for the warm-up request to pass."""
+    async with client_of(gateway) as client:
+        while not await client.ready():  # noqa: ASYNC110  # over HTTP nobody is told
+            await asyncio.sleep(0.01)
+
+
+async def test_every_question_is_asked_and_scored(open_gateway: OpenGateway) -> None:
+    async with open_gateway(ScriptedMllm(p_modal=1.0)) as gateway:
+        await until_ready(gateway)
+        outcomes = await ask_all(SET, client_of(gateway), 2, "auto")
+    report = summarise(outcomes)
+    assert (report.queries, report.failed) == (6, 0)
+    wanted = [question.mask_type for seed in SET.scenes() for question in SET.questions(seed)]
+    assert report.decision_accuracy == pytest.approx(wanted.count("modal") / 6)
+    assert report.reasoning_accuracy == 0.0  # the script speaks of a mug and a box without their colours
+    assert report.object_accuracy == 1.0
+    assert {"reason", "encode", "total"} <= report.stages_ms.keys()
+
+
+async def test_a_model_that_fails_is_counted(open_gateway: OpenGateway) -> None:
+    async with open_gateway() as gateway:
+        await until_ready(gateway)
+        gateway.mllm.failing.add("decide")
+        report = summarise(await ask_all(SET, client_of(gateway), 2, "auto"))
+    assert (report.queries, report.failed) == (6, 6)
+    assert "The model is not available" in report.errors[0]
+
+
+async def test_a_server_that_is_not_ready_is_not_evaluated(open_gateway: OpenGateway) -> None:
+    mllm = ScriptedMllm(healthy=False)
+    async with open_gateway(mllm) as gateway:
+        with pytest.raises(SegmentFailed, match="not ready"):
+            await ask_all(SET, client_of(gateway), 2, "auto")
+    assert mllm.calls == []
+
+
+def test_masks_are_sorted_by_type_and_object() -> None:
+    def mask(number: int, mask_type: str) -> dict[str, object]:
+        rle = {"size": [2, 4], "counts": f"{mask_type}{number}"}
+        return {
+            "object": number,
+            "mask_type": mask_type,
+            "rle": rle,
+            "bbox": [0, 0, 1, 1],
+            "area": 1,
+            "score": 1,
+        }
+
+    masks = [mask(1, "modal"), mask(0, "amodal"), mask(0, "modal")]
+    answer = to_answer(SegmentResponse.model_validate({**RESPONSE, "masks": masks}))
+    assert [code["counts"] for code in answer.masks["modal"]] == ["modal0", "modal1"]
+    assert [code["counts"] for code in answer.masks["amodal"]] == ["amodal0"]
+    assert (answer.mask_type, answer.reasoning, answer.timings_ms) == ("amodal", "", {"total": 5.0})
+
+
+def answering(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command talk to a server that is ready and answers every request with `status`."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/readyz":
+            return httpx.Response(200, json={"status": "ready"})
+        return httpx.Response(status, json=RESPONSE)
+
+    transport = httpx.MockTransport(respond)
+    monkeypatch.setattr(command, "SegmentClient", lambda url: SegmentClient(url, transport))
+
+
+def test_json_is_all_that_goes_to_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(200, monkeypatch)
+    result = CliRunner().invoke(app, ["evaluate", "--seed", "20260001", "--limit", "2", "--json"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert (report["dataset"], report["seed"], report["limit"], report["queries"]) == ("demo", 20260001, 2, 2)
+    assert set(report["giou"]) == {"all", "modal", "amodal"}
+
+
+def test_failed_queries_end_in_exit_code_1_with_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(500, monkeypatch)
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "2"])
+    assert result.exit_code == 1
+    assert "queries              2 (2 failed)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--seed", "5"], 2, "are for training"),
+        (["--concurrency", "0"], 2, "concurrency must be at least 1"),
+        (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(
+    arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "--url" not in arguments:
+        answering(200, monkeypatch)
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "1", *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == code
+    assert message in result.stderr
