@@ -23,6 +23,14 @@ SPECIAL_TOKENS = (
     "<NO_OBJECT>",
 )
 VOCABULARY = 2560
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The id of every special token. Raises KeyError if the tokenizer lacks one."""
+    known = tokenizer.get_vocab()
+    return {token: known[token] for token in SPECIAL_TOKENS}
+
+
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

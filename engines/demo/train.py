@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from engines.demo.language import ask
 from engines.demo.models import language_config, vision_config
 from engines.demo.scenes import render_scene
-from engines.demo.tokenizer import SPECIAL_TOKENS, VOCABULARY, train_tokenizer
+from engines.demo.tokenizer import VOCABULARY, token_ids, train_tokenizer
 from engines.demo.training.feed import open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
@@ -49,8 +49,7 @@ def open_tokenizer(folder: Path) -> Tokenizer:
 
 def build_learner(tokenizer: Tokenizer) -> Learner:
     """Both demo models with fresh weights."""
-    tokens = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
-    return Learner(language_config(VOCABULARY, tokens), vision_config())
+    return Learner(language_config(VOCABULARY, token_ids(tokenizer)), vision_config())
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def paint_background(height: int, width: int, rng: np.random.Generator) -> Image
     image = first * (1 - mix) + second * mix
     light = _ramp(height, width, rng.uniform(0, 2 * np.pi)) * rng.uniform(0.0, 0.3) + 0.85
     grain = rng.normal(0, rng.uniform(1, 5), (height, width, 1))
-    return np.clip(image * light[..., None] + grain, 0, 255).astype(np.float32)
+    return np.asarray(np.clip(image * light[..., None] + grain, 0, 255), dtype=np.float32)
 
 
 def _muted(rng: np.random.Generator) -> Image:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engines.demo.language import Query
+from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
 
@@ -47,14 +48,14 @@ class AnswerPacker:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        token = tokenizer.token_to_id
-        self._image = token("<|image_pad|>")
+        token = token_ids(tokenizer)
+        self._image = token["<|image_pad|>"]
         self._before = self._encode("<|im_start|>user\n<|vision_start|>")
-        self._after = [token("<|vision_end|>")]
+        self._after = [token["<|vision_end|>"]]
         self._to_answer = self._encode("<|im_end|>\n<|im_start|>assistant\n<think>")
-        self._close, self._end = token("</think>"), token("<|im_end|>")
-        self._decision = {"modal": token("<MODAL>"), "amodal": token("<AMODAL>")}
-        self._reference, self._no_object = token("<REF_POS>"), token("<NO_OBJECT>")
+        self._close, self._end = token["</think>"], token["<|im_end|>"]
+        self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
+        self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
 
     def pack(self, queries: Sequence[Query], grid: tuple[int, int], rng: random.Random) -> PackedScene:
         """All queries of one scene; `grid` is (rows, columns) of image tokens."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from engines.demo.training.answers import PackedScene
 
@@ -35,7 +36,7 @@ class SceneAttention:
         self._buckets = [_pad(parts[i : i + BUCKET]) for i in range(0, len(parts), BUCKET)]
         self._back = _inverse(self._buckets, [part[0] for part in parts])
 
-    def __call__(self, block: nn.Module, states: Tensor) -> Tensor:
+    def __call__(self, block: Any, states: Tensor) -> Tensor:
         """`block` is a Qwen2_5_VLAttention; `states` [T, D]."""
         split = (len(states), -1, block.head_dim)
         query = self._turn(block.q_proj(states).view(split))

@@ -58,7 +58,7 @@ class Progress:
 
 def make_optimisers(learner: Learner) -> list[Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else."""
-    matrices, others = [], []
+    matrices, others = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in learner.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -93,9 +93,8 @@ def patchify(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows, columns = image.shape[0] // IMAGE_FACTOR, image.shape[1] // IMAGE_FACTOR
     blocks = pixels.reshape(rows, MERGE, PATCH, columns, MERGE, PATCH, 3).transpose(0, 3, 1, 4, 6, 2, 5)
     flat = blocks.reshape(-1, 3, 1, PATCH * PATCH)
-    return np.ascontiguousarray(np.broadcast_to(flat, (flat.shape[0], 3, 2, PATCH * PATCH))).reshape(
-        flat.shape[0], -1
-    )
+    twice = np.broadcast_to(flat, (len(flat), 3, 2, PATCH * PATCH))
+    return np.ascontiguousarray(twice, dtype=np.float32).reshape(len(flat), -1)
 
 
 def _both_masks(scene: Scene, shape: tuple[int, int]) -> NDArray[np.float32]:

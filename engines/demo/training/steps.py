@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.demo.models import SAM_SIZE
 from engines.demo.training.answers import PackedScene, VectorTarget
 from engines.demo.training.feed import Batch
 from engines.demo.training.learner import Learner, Towers, image_rows
 from engines.demo.training.losses import iou, mask_loss, word_loss
-from engines.demo.training.samples import SAM_SIZE, SceneSample
+from engines.demo.training.samples import SceneSample
 
 MASKS_PER_SCENE = 6
 """How many vectors of a scene are decoded to masks in one step; the others train the heatmap alone."""
@@ -30,7 +31,7 @@ class Step:
 
 def sight_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
     """Teaches Qwen2.5-VL's tower alone what stands where; each scene is seen as it is and mirrored."""
-    _, loss = learner.glance([*batch.views, *[view.mirrored() for view in batch.views]])
+    loss = learner.glance([*batch.views, *[view.mirrored() for view in batch.views]])[1]
     return Step(loss, {"dense": loss.item()})
 
 

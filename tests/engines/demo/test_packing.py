@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from engines.demo.language import Query, ask
 from engines.demo.models import MERGE
 from engines.demo.scenes import render_scene
-from engines.demo.tokenizer import train_tokenizer
+from engines.demo.tokenizer import token_ids, train_tokenizer
 from engines.demo.train import build_learner
 from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.learner import Learner
@@ -78,7 +78,7 @@ def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Q
     with torch.no_grad():
         output = learner.mllm(
             input_ids=ids,
-            mm_token_type_ids=(ids == tokenizer.token_to_id("<|image_pad|>")).long(),
+            mm_token_type_ids=torch.eq(ids, token_ids(tokenizer)["<|image_pad|>"]).long(),
             pixel_values=torch.from_numpy(patchify(sample.view.pixels)),
             image_grid_thw=torch.tensor([[1, *sample.view.grid]]),
             output_hidden_states=True,
