@@ -29,9 +29,11 @@ class MllmImageConfig(BaseModel):
     factor: PositiveInt = 28
 
     @model_validator(mode="after")
-    def _range_is_not_empty(self) -> MllmImageConfig:
-        if self.max_pixels < self.min_pixels:
-            raise ValueError(f"max_pixels {self.max_pixels} is below min_pixels {self.min_pixels}")
+    def _some_size_fits(self) -> MllmImageConfig:
+        if self.max_pixels // self.factor**2 * self.factor**2 < self.min_pixels:
+            raise ValueError(
+                f"no multiple of {self.factor}² pixels from {self.min_pixels} to {self.max_pixels}"
+            )
         return self
 
 
@@ -46,13 +48,22 @@ class MllmImage:
 
 
 def smart_resize(height: int, width: int, config: MllmImageConfig) -> tuple[int, int]:
-    """Height and width that Qwen2.5-VL's image processor would choose: multiples of `factor`, in the range.
+    """Height and width for the language model: multiples of `factor`, within the range of pixels.
 
-    Raises ImageRejected (``aspect_ratio``) for strips that the processor refuses.
+    It is what Qwen2.5-VL's image processor would choose, wherever the processor would leave that size alone. In
+    a tight range it may not: then it is the fitting size of the nearest aspect ratio, so that no image is
+    resized twice. Raises ImageRejected (``aspect_ratio``) for strips that the processor refuses.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         message = f"{width}x{height}: one side is over {MAX_ASPECT_RATIO} times the other"
         raise ImageRejected("aspect_ratio", message)
+    rows, columns = _qwen_resize(height, width, config)
+    if config.min_pixels <= rows * columns <= config.max_pixels:
+        return rows, columns
+    return _nearest_fit(height / width, config)
+
+
+def _qwen_resize(height: int, width: int, config: MllmImageConfig) -> tuple[int, int]:
     factor = config.factor
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
     if rows * columns > config.max_pixels:
@@ -66,15 +77,30 @@ def smart_resize(height: int, width: int, config: MllmImageConfig) -> tuple[int,
     return rows, columns
 
 
+def _nearest_fit(ratio: float, config: MllmImageConfig) -> tuple[int, int]:
+    """The size within the range whose height over width is nearest to `ratio`; of equals the larger one."""
+    block = config.factor**2
+    fewest, most = -(-config.min_pixels // block), config.max_pixels // block
+    sizes = [
+        (rows, min(max(round(rows / ratio), -(-fewest // rows)), most // rows))
+        for rows in range(1, most + 1)
+        if -(-fewest // rows) <= most // rows
+    ]
+    rows, columns = min(
+        sizes, key=lambda size: (abs(math.log(size[0] / size[1] / ratio)), -size[0] * size[1])
+    )
+    return rows * config.factor, columns * config.factor
+
+
 def prepare_image(image: Image.Image, digest: str, config: MllmImageConfig) -> MllmImage:
     """Resize an image for the language model and encode it; blocking, so call it in a worker thread.
 
     Raises ImageRejected as `smart_resize` does.
     """
     height, width = smart_resize(image.height, image.width, config)
-    resized = (
-        image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-    )
+    resized = image.convert("RGB")
+    if resized.size != (width, height):
+        resized = resized.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     resized.save(buffer, format="PNG", compress_level=1)
     encoded = base64.b64encode(buffer.getbuffer()).decode("ascii")

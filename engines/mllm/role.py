@@ -34,7 +34,7 @@ class VllmRole:
     with the data.
     """
 
-    def __init__(self, name: str, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, name: str, url: str) -> None:
         self.name = name
         self.url = url
         self._known = _RecentNames(KNOWN_IMAGES)
@@ -43,7 +43,6 @@ class VllmRole:
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
             trust_env=False,
-            transport=transport,
         )
 
     async def aclose(self) -> None:
