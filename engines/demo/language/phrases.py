@@ -64,6 +64,8 @@ def word(description: Description, facts: Facts, rng: random.Random) -> NounPhra
         case One(group):
             return _single(group, rng)
         case Every(group):
+            if rng.random() < 0.14:
+                return NounPhrase(noun_of(group, rng), det=rng.choice(("every", "each")), bare=True)
             return _every(noun_of(group, rng, plural=True), len(group.members(facts)), rng)
         case Several(parts):
             phrases = [_single(part.group, rng) for part in parts]

@@ -22,6 +22,7 @@ _OBSTACLES = (
     "the thing in front", "the object in front", "whatever is in front", "the obstacle", "the occluder",
     "something else", "another object", "the other object", "the item in front", "what is in front",
     "anything in front", "whatever is in the way", "the thing in the way", "everything else", "any other object",
+    "the thing on top", "whatever lies on top", "the thing that lies there",
 )  # fmt: skip
 
 
@@ -68,7 +69,8 @@ def _fill(draft: Draft, subject: Subject, bindings: dict[str, str], rng: random.
     values["do_it"] = _do_it(draft, bindings, rng)
     if draft.verb:
         values["verb"] = draft.verb
-    text = words.expand(rng.choices(_FRAMES, _FRAME_WEIGHTS)[0], rng, values)
+    frame = "plain_request" if draft.verb else rng.choices(_FRAMES, _FRAME_WEIGHTS)[0]
+    text = words.expand(frame, rng, values)
     if not all(marker in text for marker in draft.inside()):
         text = words.expand("plain_request", rng, values)
     return f"{draft.front}{rng.choice((', ', ', ', ', ', ' '))}{text}" if draft.front else text

@@ -29,11 +29,11 @@ def dress(text: str, rng: random.Random) -> str:
             text = text.replace("n't", "nt")
     if rng.random() < 0.4:
         text = _BRITISH.sub(lambda m: _AMERICAN[m[0]], text)
-    if rng.random() < 0.05:
+    if rng.random() < 0.04:
         text = " ".join(w for w in text.split() if w not in ("the", "a", "an"))
-    if rng.random() < 0.05:
+    if rng.random() < 0.03:
         text = _slip(text, rng)
-    if rng.random() < 0.02:
+    if rng.random() < 0.012:
         text = _stress(text, rng)
     return _case(_punctuation(text, rng), rng)
 
@@ -67,7 +67,7 @@ def _punctuation(text: str, rng: random.Random) -> str:
 
 def _case(text: str, rng: random.Random) -> str:
     way = rng.random()
-    if way < 0.03:
+    if way < 0.012:
         return text.upper()
     if way < 0.28:
         return text.lower()
