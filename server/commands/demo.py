@@ -4,72 +4,135 @@ from __future__ import annotations
 
 import asyncio
 import io
+import logging
+import signal
+import sys
 import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from engines.errors import EngineError
 from engines.evaluation.samples import SAMPLES, Sample
-from server.child import HOST, ServerDied, child_server
+from engines.mllm.launcher import ServerStatus
 from server.client import SegmentClient, SegmentFailed
+from server.commands.serve import START_SECONDS, read_settings, start_logging
 from server.overlay import draw_overlay
+from server.running import run_gateway
 from server.schemas import SegmentResponse
+from server.settings import Settings
 
 WIDTH = 118  # characters of the table
 WORDS_SHOWN = 90  # characters of the reasoning
-INCLUDE = ["reasoning", "heatmap"]
+REPEAT_SECONDS = 5.0  # how often the progress is told when nothing changes
+Answered = list[tuple[Sample, SegmentResponse]]
 
 
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the samples.")] = False,
-    port: Annotated[int, typer.Option(help=f"The port on {HOST}.")] = 8000,
-    out: Annotated[Path, typer.Option(help="Where the pictures and the server's log go.")] = Path("out"),
+    port: Annotated[int | None, typer.Option(help="The port to listen on. [8000]")] = None,
+    out: Annotated[Path, typer.Option(help="Where the pictures and the logs go.")] = Path("out"),
 ) -> None:
     """Serve the demo model, segment sample scenes, write overlays, print a table, and go on serving."""
+    settings = read_settings(port=port, log_dir=out)
+    out.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(filename=out / "gateway.log", filemode="w")  # not between the lines of the table
+    start_logging(settings)
+    logging.getLogger("engines.vision").addHandler(
+        logging.StreamHandler(sys.stdout)
+    )  # exports, once, for a while
     try:
-        asyncio.run(run_demo(once, port, out))
-    except (ServerDied, SegmentFailed) as error:
+        uvloop.run(run_demo(settings, once, out))
+    except (EngineError, SegmentFailed, OSError) as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         typer.echo("stopped")
+        raise typer.Exit(130) from None
 
 
-async def run_demo(once: bool, port: int, out: Path) -> None:
-    """The demo. Raises ServerDied and SegmentFailed."""
-    log = out / "serve.log"
-    typer.echo(f"starting vLLM and the gateway on {HOST}:{port}; their log is {log}")
-    async with child_server(port, log, typer.echo) as server, SegmentClient(server.url) as client:
-        rows = [(sample, await show(client, sample, out)) for sample in SAMPLES]
-        Console(width=WIDTH).print(as_table(rows))
+async def run_demo(settings: Settings, once: bool, out: Path) -> None:
+    """The demo; Ctrl-C and SIGTERM end it with all it started.
+
+    Raises:
+        EngineError, OSError: the server cannot be started.
+        SegmentFailed: it did not answer a sample.
+    """
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    typer.echo(f"the logs go to {out}/")
+    async with AsyncExitStack() as stack:
+        async with telling_progress("loading the bundle and the vision engine") as tell:
+            gateway = await stack.enter_async_context(run_gateway(settings))
+            await gateway.wait_ready(START_SECONDS, lambda servers: tell(_stages(servers)))
+        async with SegmentClient(gateway.url) as client:
+            answered = [(sample, await show(client, sample, out)) for sample in SAMPLES]
+        Console(width=WIDTH).print(as_table(answered))
         typer.echo(f"the scenes and their overlays are in {out}/")
         if not once:
-            typer.echo(f"serving on {server.url}, its API is on {server.url}/docs; Ctrl-C stops it")
-            raise ServerDied(f"the server ended with code {await server.ended()}; its log is {log}")
+            typer.echo(f"serving on {gateway.url}, its API is on {gateway.url}/docs; Ctrl-C stops it")
+            await gateway.wait_stopped()
+
+
+@asynccontextmanager
+async def telling_progress(first: str) -> AsyncIterator[Callable[[str], None]]:
+    """Gives a function that prints what goes on, when that changes; every few seconds it is said again."""
+    began, current = time.monotonic(), first
+
+    def tell(text: str, *, again: bool = False) -> None:
+        nonlocal current
+        if again or text != current:
+            current = text
+            typer.echo(f"{time.monotonic() - began:4.0f} s  {text}")
+
+    async def repeat() -> None:
+        while True:
+            tell(current, again=True)
+            await asyncio.sleep(REPEAT_SECONDS)
+
+    repeating = asyncio.create_task(repeat())
+    try:
+        yield tell
+    finally:
+        repeating.cancel()
+        await asyncio.gather(repeating, return_exceptions=True)
+    tell("ready")
+
+
+def _stages(servers: tuple[ServerStatus, ...]) -> str:
+    return "vLLM: " + ", ".join(f"{one.role} is {one.stage}" for one in servers)
 
 
 async def show(client: SegmentClient, sample: Sample, out: Path) -> SegmentResponse:
-    """Segment a sample and write its scene and its overlay below `out`."""
+    """Segment a sample; write its scene and its overlay into the folder `out`."""
     data = sample.image()
-    response = await client.segment(data, sample.prompt, mask_type=sample.mask_type, include=INCLUDE)
+    response = await client.segment(
+        data, sample.prompt, mask_type=sample.mask_type, include=["reasoning", "heatmap"]
+    )
     scene = Image.open(io.BytesIO(data))
     scene.save(out / f"{sample.name}.png")
-    draw_overlay(scene, response).save(out / f"{sample.name}_overlay.png")
-    typer.echo(f"wrote {out / f'{sample.name}_overlay.png'}")
+    overlay = out / f"{sample.name}_overlay.png"
+    draw_overlay(scene, response).save(overlay)
+    typer.echo(f"wrote {overlay}")
     return response
 
 
-def as_table(rows: list[tuple[Sample, SegmentResponse]]) -> Table:
+def as_table(answered: Answered) -> Table:
     """The samples and their answers."""
     table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
     for title in ("prompt", "decision", "area, px", "reasoning begins", "ms by stage"):
         table.add_column(title, justify="right" if title == "area, px" else "left")
-    for sample, response in rows:
+    for sample, response in answered:
         decision = response.decision
         table.add_row(
             sample.prompt,

@@ -73,7 +73,7 @@ async def test_a_model_that_fails_is_counted(open_gateway: OpenGateway) -> None:
 
 async def test_a_server_that_is_not_ready_is_not_evaluated(open_gateway: OpenGateway) -> None:
     mllm = ScriptedMllm(healthy=False)
-    async with open_gateway(mllm) as gateway:
+    async with open_gateway(mllm, wait=False) as gateway:
         with pytest.raises(SegmentFailed, match="not ready"):
             await ask_all(SET, client_of(gateway), 2, "auto")
     assert mllm.calls == []
