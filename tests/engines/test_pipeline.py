@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
 from engines.pipeline import Pipeline, SegmentRequest
 from engines.vision import masks
+from engines.vision.runtimes.torch_cpu import TorchRuntime
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
 
 Kind = TypeVar("Kind")
@@ -38,13 +38,13 @@ PREPARER = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
 
 
 @pytest.fixture(scope="module")
-def vision_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("vision")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
+    return tiny_vision(tmp_path_factory.mktemp("vision"))
 
 
 @pytest.fixture
-def vision(vision_dir: Path) -> FaultyVision:
-    return FaultyVision(tiny_vision(vision_dir))
+def vision(runtime: TorchRuntime) -> FaultyVision:
+    return FaultyVision(runtime)
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (120, 80)) -> PreparedImage:

@@ -1,0 +1,33 @@
+"""The application: routes, error handlers and the services behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from server.errors import add_error_handlers
+from server.openapi import complete_openapi
+from server.routes import health, models, segment
+from server.services import Services
+
+TITLE = "r2sm-server"
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+def create_app(open_services: OpenServices) -> FastAPI:
+    """The gateway. `open_services` is entered when it starts and left when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services() as services:
+            app.state.services = services
+            yield
+
+    app = FastAPI(title=TITLE, lifespan=lifespan)
+    for router in (segment.router, models.router, health.router):
+        app.include_router(router)
+    add_error_handlers(app)
+    complete_openapi(app)
+    return app

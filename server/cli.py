@@ -1,0 +1,24 @@
+"""The command line ``r2sm``."""
+
+from __future__ import annotations
+
+import typer
+
+from server.commands.demo import demo
+from server.commands.evaluate import evaluate
+from server.commands.segment import segment
+from server.commands.serve import serve
+
+app = typer.Typer(
+    name="r2sm",
+    help="Selective-mask segmentation: the visible or the complete shape of what a sentence means.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (serve, segment, evaluate, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,136 @@
+"""``r2sm serve``: the gateway, and the vLLM servers behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import uvloop
+from pydantic import ValidationError
+
+from engines.errors import EngineError
+from engines.mllm.launcher import ServerStatus
+from engines.vision.runtimes import RuntimeName
+from server.running import RunningGateway, run_gateway
+from server.settings import Settings
+
+START_SECONDS = 1800.0
+
+logger = logging.getLogger(__name__)
+
+
+def serve(
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to serve; the demo's by default.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on. [8000]")] = None,
+    vision: Annotated[RuntimeName | None, typer.Option(help="The vision runtime. [auto]")] = None,
+    vision_threads: Annotated[int | None, typer.Option(help="CPU threads of the vision runtime.")] = None,
+    reason_url: Annotated[str | None, typer.Option(help="A vLLM server that runs elsewhere.")] = None,
+    concentrate_url: Annotated[str | None, typer.Option(help="A vLLM pooling server elsewhere.")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(help="Devices for each vLLM server.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The language model's dtype. [bfloat16]")] = None,
+    memory_share: Annotated[
+        float | None, typer.Option(help="Memory share of each vLLM server, 0..1.")
+    ] = None,
+    kv_cache_gib: Annotated[float | None, typer.Option(help="KV cache of each vLLM server.")] = None,
+    cpu_threads: Annotated[int | None, typer.Option(help="CPU threads of each vLLM server.")] = None,
+    max_model_len: Annotated[int | None, typer.Option(help="Longest sequence, in tokens.")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Requests worked on at once. [16]")] = None,
+    max_queued: Annotated[int | None, typer.Option(help="Requests that may wait. [64]")] = None,
+    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option()] = None,
+    log_dir: Annotated[Path | None, typer.Option(help="Also write vLLM's logs to files here.")] = None,
+) -> None:
+    """Serve a bundle over HTTP until SIGINT or SIGTERM. Starts two vLLM servers unless URLs are given.
+
+    Every option, and more, can also be set as an environment variable (R2SM_PORT, R2SM_VLLM__DTYPE, ...).
+    """
+    given = {
+        "bundle": bundle,
+        "host": host,
+        "port": port,
+        "vision": vision,
+        "vision_threads": vision_threads,
+        "reason_url": reason_url,
+        "concentrate_url": concentrate_url,
+        "max_in_flight": max_in_flight,
+        "max_queued": max_queued,
+        "log_level": log_level,
+        "log_dir": log_dir,
+        "vllm": chosen(
+            tensor_parallel_size=tensor_parallel_size,
+            dtype=dtype,
+            memory_share=memory_share,
+            kv_cache_gib=kv_cache_gib,
+            cpu_threads=cpu_threads,
+            max_model_len=max_model_len,
+        ),
+    }
+    settings = read_settings(**given)
+    start_logging(settings)
+    try:
+        uvloop.run(serve_until_signalled(settings))
+    except (EngineError, OSError) as error:
+        typer.echo(f"r2sm: {error}", err=True)
+        raise typer.Exit(1) from error
+    except asyncio.CancelledError:  # a signal came before there was anything to stop
+        raise typer.Exit(130) from None
+
+
+def chosen(**options: object) -> dict[str, object] | None:
+    """The options that were given; None if none was."""
+    return {name: value for name, value in options.items() if value is not None} or None
+
+
+def read_settings(**given: object) -> Settings:
+    """The environment's settings with the command line's on top. A bad one ends the command and is named."""
+    try:
+        return Settings.model_validate(chosen(**given) or {})
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise typer.BadParameter("; ".join(faults)) from error
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error; libraries only speak up when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("server", "engines"):
+        logging.getLogger(name).setLevel(settings.log_level.upper())
+
+
+async def serve_until_signalled(settings: Settings) -> None:
+    """Run the gateway until SIGINT or SIGTERM; the second of them does not wait for requests under way."""
+    loop = asyncio.get_running_loop()
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, this.cancel)
+    async with run_gateway(settings) as gateway:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, gateway.stop)
+        logger.info("%s listens at %s", gateway.engines.name, gateway.url)
+        reporting = asyncio.create_task(report_start(gateway))
+        await gateway.wait_stopped()
+        reporting.cancel()
+        await asyncio.gather(reporting, return_exceptions=True)
+        logger.info("stopping")
+
+
+async def report_start(gateway: RunningGateway) -> None:
+    """Log how the vLLM servers come up. One that fails is started again, and that is logged where it happens."""
+    seen: dict[str, str] = {}
+
+    def progress(status: tuple[ServerStatus, ...]) -> None:
+        for one in status:
+            if seen.get(one.role) != one.stage:
+                seen[one.role] = one.stage
+                logger.info("vLLM (%s) is %s", one.role, one.stage)
+
+    try:
+        await gateway.wait_ready(START_SECONDS, progress)
+        logger.info("ready")
+    except EngineError as error:
+        logger.warning("not ready: %s", error)

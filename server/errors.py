@@ -1,0 +1,161 @@
+"""Errors as problem documents (RFC 9457): one table says what each of them is over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from engines.errors import (
+    BackendUnavailable,
+    BundleError,
+    DeadlineExceeded,
+    EngineError,
+    ImageRejected,
+    InvalidInput,
+    MllmUnavailable,
+    Overloaded,
+    VisionFailed,
+)
+from server.schemas import FieldFault, Problem
+
+PROBLEM_JSON = "application/problem+json"
+URN = "urn:r2sm:problem:"
+CLIENT_CLOSED_REQUEST = 499  # nginx's: nobody is left to read it, but a log may
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of problem. Without a `detail` the error's own message is told."""
+
+    slug: str
+    status: int
+    title: str
+    detail: str = ""
+
+
+MALFORMED = Kind("malformed", 400, "The request cannot be read")
+UPLOAD_TIMEOUT = Kind("upload-timeout", 408, "The request did not arrive in time")
+TOO_LARGE = Kind("request-too-large", 413, "The request is too large")
+MEDIA_TYPE = Kind("unsupported-media-type", 415, "The request has an unsupported media type")
+INVALID = Kind("invalid-request", 422, "The request is not valid")
+NOT_READY = Kind("not-ready", 503, "The server is not ready")
+INTERNAL = Kind("internal", 500, "The server failed", "An unexpected error; it is in the server's log.")
+UNAVAILABLE = Kind(
+    "model-unavailable", 503, "The model is not available", "The language model does not answer."
+)
+
+BY_ERROR: dict[type[Exception], Kind] = {
+    InvalidInput: INVALID,
+    MllmUnavailable: UNAVAILABLE,
+    Overloaded: Kind("overloaded", 503, "The server is busy", "Too many requests are under way."),
+    DeadlineExceeded: Kind("deadline-exceeded", 504, "The deadline has passed"),
+    VisionFailed: Kind(
+        "vision-failed", 500, "The vision engine failed", "This image could not be processed."
+    ),
+    BackendUnavailable: INTERNAL,
+    BundleError: INTERNAL,
+    EngineError: INTERNAL,
+}
+IMAGE_STATUS = {"too_many_bytes": 413}
+IMAGE_REASONS = (
+    "not_an_image",
+    "truncated",
+    "damaged",
+    "animated",
+    "aspect_ratio",
+    "too_many_pixels",
+    "too_many_bytes",
+)
+
+
+class RequestRejected(Exception):
+    """The request is refused before an engine sees it; `faults` names the fields."""
+
+    def __init__(self, kind: Kind, detail: str, faults: Sequence[FieldFault] = ()) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.faults = list(faults)
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error of every route leaves as a problem document."""
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(HTTPException, _http_error)
+    for kind in (RequestRejected, EngineError, Exception):
+        app.add_exception_handler(kind, _any_error)
+
+
+def kind_of(error: Exception) -> Kind:
+    """The table's row for an error: the one of its nearest class."""
+    if isinstance(error, RequestRejected):
+        return error.kind
+    if isinstance(error, ImageRejected):
+        slug = f"image-{error.reason.replace('_', '-')}"
+        return Kind(slug, IMAGE_STATUS.get(error.reason, 422), "The image cannot be used")
+    return next((BY_ERROR[base] for base in type(error).__mro__ if base in BY_ERROR), INTERNAL)
+
+
+def faults_of(error: Exception) -> list[FieldFault]:
+    """The fields at fault. An `InvalidInput` says "field: what is wrong"."""
+    if isinstance(error, RequestRejected):
+        return error.faults
+    if isinstance(error, ImageRejected):
+        return [FieldFault(field="image", message=str(error))]
+    if isinstance(error, InvalidInput):
+        field, _, message = str(error).partition(": ")
+        return [FieldFault(field=field, message=message)] if message else []
+    return []
+
+
+def problem(kind: Kind, detail: str, faults: Sequence[FieldFault] = ()) -> Problem:
+    """A problem document; its `instance` is new and can be looked up in the log."""
+    return Problem(
+        type=URN + kind.slug,
+        title=kind.title,
+        status=kind.status,
+        detail=detail,
+        instance=f"urn:uuid:{uuid.uuid4()}",
+        errors=list(faults),
+    )
+
+
+def as_response(document: Problem, retry_after: float = 0) -> Response:
+    """A problem document as a response; `retry_after` is in seconds, rounded up."""
+    headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after else {}
+    if document.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        headers["Connection"] = "close"  # the rest of the body will not be read
+    return Response(document.model_dump_json(), document.status, headers, PROBLEM_JSON)
+
+
+async def _any_error(request: Request, error: Exception) -> Response:
+    kind = kind_of(error)
+    document = problem(kind, kind.detail or str(error), faults_of(error))
+    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        where = f"{request.method} {request.url.path}"
+        logger.warning("%s: %s: %s: %s", where, document.instance, type(error).__name__, error)
+    return as_response(document, getattr(error, "retry_after", 0))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = Kind(phrase.lower().replace(" ", "-"), error.status_code, phrase)
+    response = as_response(problem(kind, f"{request.method} {request.url.path}: {phrase}"))
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _client_left(request: Request, error: Exception) -> Response:
+    logger.info("%s %s: the client left", request.method, request.url.path)
+    return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,66 @@
+"""What the OpenAPI document says beyond what FastAPI finds by itself: both request bodies, the problems."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from server.errors import PROBLEM_JSON
+from server.schemas import Problem, SegmentBody, SegmentOptions
+
+COMPONENT = "#/components/schemas/{model}"
+MODELS = (SegmentBody, SegmentOptions, Problem)
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": COMPONENT.format(model=name)}
+
+
+SEGMENT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _ref(SegmentBody.__name__)},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image", "request"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "image": {"type": "string", "format": "binary"},
+                        "request": _ref(SegmentOptions.__name__),
+                    },
+                },
+                "encoding": {"request": {"contentType": "application/json"}},
+            },
+        },
+    }
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents that a route may answer with."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {PROBLEM_JSON: {"schema": _ref(Problem.__name__)}},
+            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}),
+        }
+        for status in statuses
+    }
+
+
+def complete_openapi(app: FastAPI) -> None:
+    """Add the schemas that the routes refer to by name."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        _, schemas = models_json_schema([(model, "validation") for model in MODELS], ref_template=COMPONENT)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

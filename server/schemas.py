@@ -1,0 +1,206 @@
+"""What goes over the wire: requests (strict), responses and problem documents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError
+
+from engines.events import MaskType, Rle
+from engines.mllm.answer import MAX_OBJECTS, ReasoningLength
+from engines.pipeline import MaskChoice, SegmentRequest
+
+MAX_PROMPT = 2000  # characters
+MAX_REASONING_TOKENS = 4096
+MAX_TIMEOUT_MS = 600_000
+
+
+def _objects(value: Any, handler: Callable[[Any], Any]) -> Any:
+    """One message for both halves of the union."""
+    try:
+        return handler(value)
+    except ValueError:
+        raise PydanticCustomError(
+            "objects", 'must be "auto" or a whole number from 1 to {most}', {"most": MAX_OBJECTS}
+        ) from None
+
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
+Objects = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_OBJECTS, strict=True)], WrapValidator(_objects)
+]
+Extra = Literal["heatmap", "reasoning"]
+
+
+class _Request(BaseModel):
+    """Nothing unknown, nothing converted: what is not as it must be is refused by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SegmentOptions(_Request):
+    """What is asked of the image; the `request` part of a multipart upload."""
+
+    prompt: Prompt = Field(description="What to segment, in words.")
+    mask_type: MaskChoice = Field(
+        "auto", description="`auto` lets the prompt decide; `both` gives the visible and the complete mask."
+    )
+    reasoning: ReasoningLength = Field("full", description="How much the model may reason before it answers.")
+    max_reasoning_tokens: int | None = Field(
+        None, ge=1, le=MAX_REASONING_TOKENS, description="Replaces the bundle's number for `reasoning`."
+    )
+    objects: Objects = Field("auto", description="How many objects the prompt means; `auto` asks the model.")
+    include: frozenset[Extra] = Field(
+        frozenset({"reasoning"}), description="The parts of the response that may be left out."
+    )
+    timeout_ms: int | None = Field(
+        None, ge=1, le=MAX_TIMEOUT_MS, description="The deadline, from the moment the request is read."
+    )
+
+    @model_validator(mode="after")
+    def _no_tokens_for_no_reasoning(self) -> SegmentOptions:
+        if self.reasoning == "none" and self.max_reasoning_tokens is not None:
+            raise PydanticCustomError(
+                "max_reasoning_tokens", 'max_reasoning_tokens means nothing with "reasoning": "none"'
+            )
+        return self
+
+    def to_request(self) -> SegmentRequest:
+        """The same for the pipeline."""
+        return SegmentRequest(
+            prompt=self.prompt,
+            mask_type=self.mask_type,
+            objects=None if self.objects == "auto" else self.objects,
+            reasoning=self.reasoning,
+            max_reasoning_tokens=self.max_reasoning_tokens,
+            heatmap="heatmap" in self.include,
+        )
+
+
+class ImageData(_Request):
+    """The image inside a JSON request."""
+
+    data: str = Field(description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")
+
+
+class SegmentBody(SegmentOptions):
+    """A whole request as JSON."""
+
+    image: ImageData
+
+
+class ImageInfo(BaseModel):
+    """The image as it was understood: its id and its upright size in pixels."""
+
+    id: str
+    width: int
+    height: int
+
+
+class DecisionInfo(BaseModel):
+    """Which mask was asked for. `confidence` is the model's probability, 1 if the request named the type."""
+
+    mask_type: MaskType
+    confidence: float
+    source: Literal["model", "request"]
+
+
+class MaskInfo(BaseModel):
+    """One mask; `bbox` is [x, y, width, height] in pixels, `score` the predicted IoU."""
+
+    object: int
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
+    score: float
+
+
+class HiddenInfo(BaseModel):
+    """The hidden part of one object, amodal minus modal; `fraction` is its share of the amodal area."""
+
+    object: int
+    rle: Rle
+    fraction: float
+
+
+class HeatmapInfo(BaseModel):
+    """The positional prior over the image: an 8-bit grey PNG, 255 for a probability of 1; `size` [height, width].
+
+    With several objects or masks it holds the largest of their probabilities.
+    """
+
+    png_base64: str
+    size: list[int]
+
+
+class UsageInfo(BaseModel):
+    """Tokens the language model read and wrote."""
+
+    prompt_tokens: int
+    reasoning_tokens: int
+
+
+class SegmentResponse(BaseModel):
+    """The answer. No object found: `masks` is empty. `hidden` is filled with ``"mask_type": "both"`` only."""
+
+    id: str
+    model: str
+    image: ImageInfo
+    reasoning: str | None = Field(description="null unless included")
+    decision: DecisionInfo
+    masks: list[MaskInfo]
+    hidden: list[HiddenInfo]
+    heatmap: HeatmapInfo | None = Field(description="null unless included and an object was found")
+    timings_ms: dict[str, float]
+    usage: UsageInfo
+
+
+class ModelInfo(BaseModel):
+    """One served model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    grounder: str
+    mask_types: list[MaskChoice]
+    reasoning_tokens: dict[str, int]
+    vision: dict[str, str | int]
+
+
+class ModelList(BaseModel):
+    """The served models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """Everything answers, and a warm-up request has passed through all of it."""
+
+    status: Literal["ready"] = "ready"
+
+
+class FieldFault(BaseModel):
+    """What is wrong with one field; `field` is its path, such as ``image.data``."""
+
+    field: str
+    message: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457). `type` is stable; `errors` names the fields at fault, if any is."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    errors: list[FieldFault] = []

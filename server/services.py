@@ -1,0 +1,141 @@
+"""The services behind the routes, put together from the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+from PIL import Image
+
+from engines.assembly import open_pipeline
+from engines.bundles import Bundle
+from engines.deadline import Deadline
+from engines.images import ImagePreparer, PreparedImage
+from engines.mllm.answer import AnswerFormat
+from engines.mllm.results import RoleHealth
+from engines.pipeline import Mllm, Pipeline, SegmentRequest
+from engines.vision.runtimes.base import VisionRuntime
+from server.admission import Admission
+from server.images import ImageLoader
+from server.readiness import Readiness
+from server.schemas import ModelInfo
+from server.settings import MIB, Settings
+from server.uploads import UploadLimits
+
+WARM_UP = SegmentRequest("the box", mask_type="both", objects=1, max_reasoning_tokens=4)
+WARM_UP_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
+
+
+class MllmWithHealth(Mllm, Protocol):
+    """The language model's side, with the health of its servers."""
+
+    async def health(self) -> tuple[RoleHealth, RoleHealth]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A bundle's engines, ready to be asked."""
+
+    name: str
+    grounder: str
+    answer: AnswerFormat
+    mask_threshold: float
+    preparer: ImagePreparer
+    mllm: MllmWithHealth
+    vision: VisionRuntime
+
+    @classmethod
+    def of(cls, bundle: Bundle, mllm: MllmWithHealth, vision: VisionRuntime) -> Engines:
+        """The engines that serve `bundle`."""
+        preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
+        return cls(bundle.name, bundle.grounder, bundle.answer, bundle.mask_threshold, preparer, mllm, vision)
+
+    def info(self) -> ModelInfo:
+        """What `/v1/models` tells of them."""
+        return ModelInfo(
+            id=self.name,
+            grounder=self.grounder,
+            mask_types=["auto", "modal", "amodal", "both"] if self.answer.decides else ["modal", "amodal"],
+            reasoning_tokens={"full": self.answer.budget("full"), "brief": self.answer.budget("brief")},
+            vision=self.vision.info(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes call."""
+
+    model: ModelInfo
+    pipeline: Pipeline
+    images: ImageLoader
+    admission: Admission
+    readiness: Readiness
+    upload_limits: UploadLimits
+    default_timeout_ms: int
+
+
+async def _current(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+CurrentServices = Annotated[Services, Depends(_current)]
+
+
+@asynccontextmanager
+async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[Services]:
+    """The services on open engines. A task of theirs tries requests until one passes: then they are ready."""
+    with ThreadPoolExecutor(settings.image_threads, "image") as image_threads:
+        async with open_pipeline(
+            engines.answer, engines.mask_threshold, engines.mllm, engines.vision, settings.pipeline_limits
+        ) as pipeline:
+            services = Services(
+                model=engines.info(),
+                pipeline=pipeline,
+                images=ImageLoader(
+                    engines.preparer.prepare,
+                    settings.upload_limits.image,
+                    image_threads,
+                    settings.image_cache_mib * MIB,
+                ),
+                admission=Admission(settings.max_in_flight, settings.max_queued),
+                readiness=Readiness(
+                    lambda: asyncio.to_thread(engines.vision.warm_up),
+                    lambda: _try_request(pipeline, engines.preparer),
+                    engines.mllm.health,
+                ),
+                upload_limits=settings.upload_limits,
+                default_timeout_ms=settings.default_timeout_ms,
+            )
+            warming = asyncio.create_task(services.readiness.warm_up())
+            warming.add_done_callback(_log_failure)
+            try:
+                yield services
+            finally:
+                warming.cancel()
+                await asyncio.gather(warming, return_exceptions=True)
+
+
+async def _try_request(pipeline: Pipeline, preparer: ImagePreparer) -> None:
+    """One request through every engine. Raises what the pipeline raises."""
+
+    async def load() -> PreparedImage:
+        grey = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
+        return await asyncio.to_thread(preparer.prepare, grey, "sha256:warm-up")
+
+    async with aclosing(pipeline.segment(WARM_UP, load, Deadline.after(WARM_UP_SECONDS))) as events:
+        async for _ in events:
+            pass
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the warm-up failed for good; the server will never be ready", exc_info=error)

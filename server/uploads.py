@@ -1,0 +1,160 @@
+"""Reading a segment request off the wire, as JSON or multipart, never more of it than is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from server.errors import INVALID, MALFORMED, MEDIA_TYPE, TOO_LARGE, UPLOAD_TIMEOUT, RequestRejected
+from server.images import MEGA, ImageLimits, too_many_bytes
+from server.schemas import FieldFault, SegmentBody, SegmentOptions
+
+OPTIONS_BYTES = 65_536
+"""Room for everything but the image."""
+SMALL = 65_536
+"""A body up to this size is parsed on the event loop; a larger one in a thread."""
+PARTS = {"image", "request"}
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """`image` limits, and the `seconds` in which a request must have arrived."""
+
+    image: ImageLimits
+    seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A request as it came: what is asked, and the image file's bytes."""
+
+    options: SegmentOptions
+    image: bytes
+
+
+async def read_upload(request: Request, limits: UploadLimits) -> Upload:
+    """The request's options and image.
+
+    Raises:
+        RequestRejected: too slow, too large, malformed, of another media type, or not valid.
+        ImageRejected: the image is too large.
+        ClientDisconnect: the client left in the middle.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            if media_type == "application/json":
+                return await _read_json(request, limits.image)
+            if media_type == "multipart/form-data":
+                return await _read_multipart(request, limits.image)
+    except TimeoutError as error:
+        message = f"the request's body did not arrive within {limits.seconds:g} s"
+        raise RequestRejected(UPLOAD_TIMEOUT, message) from error
+    raise RequestRejected(MEDIA_TYPE, "send application/json or multipart/form-data")
+
+
+async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, up to `limit` bytes. Raises `RequestRejected` as soon as it is clear there are more."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_large(limit)
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise _too_large(limit)
+        yield chunk
+
+
+async def _read_json(request: Request, limits: ImageLimits) -> Upload:
+    limit = (limits.max_bytes + 2) // 3 * 4 + OPTIONS_BYTES
+    body = bytearray()
+    async for chunk in bounded(request, limit):
+        body += chunk
+    if len(body) <= SMALL:
+        return parse_json(bytes(body), limits)
+    return await asyncio.to_thread(parse_json, bytes(body), limits)
+
+
+def parse_json(body: bytes, limits: ImageLimits) -> Upload:
+    """A JSON request. Raises `RequestRejected` and `ImageRejected`."""
+    try:
+        parsed = SegmentBody.model_validate_json(body)
+    except ValidationError as error:
+        raise _not_valid(error) from error
+    if len(parsed.image.data) > (limits.max_bytes + 2) // 3 * 4:
+        raise too_many_bytes(limits)
+    try:
+        image = base64.b64decode(parsed.image.data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _fault("image.data", "is not base64 (send the bare data, without a data: prefix)") from error
+    return Upload(parsed, image)
+
+
+class _InMemoryParser(MultiPartParser):
+    """The body is bounded already: nothing needs to go to the disk."""
+
+    spool_max_size = 0  # never
+
+
+async def _read_multipart(request: Request, limits: ImageLimits) -> Upload:
+    stream = bounded(request, limits.max_bytes + OPTIONS_BYTES)
+    parser = _InMemoryParser(request.headers, stream, max_files=2, max_fields=2, max_part_size=OPTIONS_BYTES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RequestRejected(MALFORMED, f"the multipart body cannot be read: {error.message}") from error
+    try:
+        return await _from_form(form, limits)
+    finally:
+        await form.close()
+
+
+async def _from_form(form: FormData, limits: ImageLimits) -> Upload:
+    names = [name for name, _ in form.multi_items()]
+    if unknown := sorted(set(names) - PARTS):
+        raise _fault(unknown[0], "is not a part of this request")
+    for name in sorted(PARTS):
+        if names.count(name) != 1:
+            raise _fault(name, "must be there once")
+    image, options = form["image"], form["request"]
+    if not isinstance(image, UploadFile):
+        raise _fault("image", "must be a file")
+    data = await image.read()
+    if len(data) > limits.max_bytes:
+        raise too_many_bytes(limits)
+    text = await options.read() if isinstance(options, UploadFile) else options
+    try:
+        return Upload(SegmentOptions.model_validate_json(text), data)
+    except ValidationError as error:
+        raise _not_valid(error) from error
+
+
+def _not_valid(error: ValidationError) -> RequestRejected:
+    """Pydantic's findings; what the client sent is not repeated."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return RequestRejected(
+            MALFORMED, "the request is not JSON: " + found[0]["msg"].removeprefix("Invalid JSON: ")
+        )
+    faults = [
+        FieldFault(field=".".join(map(str, fault["loc"])) or fault["type"], message=fault["msg"])
+        for fault in found
+    ]
+    return RequestRejected(INVALID, "; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
+
+
+def _fault(field: str, message: str) -> RequestRejected:
+    return RequestRejected(INVALID, f"{field}: {message}", [FieldFault(field=field, message=message)])
+
+
+def _too_large(limit: int) -> RequestRejected:
+    return RequestRejected(TOO_LARGE, f"the request is larger than {limit / MEGA:.1f} MB")

@@ -1,0 +1,194 @@
+"""The client, the overlay and `r2sm segment`, against a scripted gateway and against nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+import server.commands.segment
+from engines.vision import masks
+from server.cli import app
+from server.client import SegmentClient, SegmentFailed, ServerAway
+from server.images import ImageLimits, decode
+from server.overlay import draw_overlay
+from server.schemas import DecisionInfo, HiddenInfo, ImageInfo, MaskInfo, SegmentResponse, UsageInfo
+from tests.server.conftest import Gateway, photo
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def client_of(gateway: Gateway) -> SegmentClient:
+    return SegmentClient("http://gateway", httpx.ASGITransport(gateway.app))
+
+
+async def test_a_response_comes_back_typed(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        response = await client.segment(
+            photo(), "both mugs", mask_type="both", objects=2, include=["heatmap"]
+        )
+        assert await client.ready()
+    assert [(mask.object, mask.mask_type) for mask in response.masks][:2] == [(0, "modal"), (0, "amodal")]
+    assert response.heatmap is not None
+
+
+async def test_a_refusal_carries_its_problem(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        with pytest.raises(SegmentFailed, match="The image cannot be used") as caught:
+            await client.segment(b"hello", "mug")
+    assert caught.value.status == 422
+    assert caught.value.problem is not None
+    assert caught.value.problem.type == "urn:r2sm:problem:image-not-an-image"
+
+
+async def test_options_are_checked_before_anything_is_sent() -> None:
+    async with SegmentClient(NOBODY) as client:
+        with pytest.raises(ValidationError):
+            await client.segment(photo(), "mug", mask_tpye="both")
+
+
+@pytest.mark.parametrize("url", [NOBODY, "http://no-such-host.invalid", "gopher://x", "http://[::1"])
+async def test_nobody_there_is_said_so(url: str) -> None:
+    with pytest.raises(ServerAway, match=r"URL|r2sm serve"):
+        async with SegmentClient(url) as client:
+            await client.segment(photo(), "mug")
+
+
+async def test_another_server_is_recognised() -> None:
+    async with SegmentClient(
+        "http://x", httpx.MockTransport(lambda _: httpx.Response(200, text="hi"))
+    ) as client:
+        with pytest.raises(SegmentFailed, match="does not answer like"):
+            await client.segment(photo(), "mug")
+
+
+def answer(with_hidden: bool) -> tuple[Image.Image, SegmentResponse]:
+    """A white picture of 60 × 40 with a square at (10, 10), of which the right half is hidden."""
+    amodal = np.zeros((40, 60), np.bool_)
+    amodal[10:30, 10:30] = True
+    hidden = np.zeros((40, 60), np.bool_)
+    hidden[10:30, 20:30] = True
+    found: list[MaskInfo] = []
+    for kind, mask in (
+        (("modal", amodal & ~hidden), ("amodal", amodal)) if with_hidden else (("amodal", amodal),)
+    ):
+        code = masks.encode(mask)
+        found.append(
+            MaskInfo.model_validate(
+                {
+                    "object": 0,
+                    "mask_type": kind,
+                    "rle": code.rle,
+                    "bbox": code.bbox,
+                    "area": code.area,
+                    "score": 1,
+                }
+            )
+        )
+    parts = [HiddenInfo(object=0, rle=masks.encode(hidden).rle, fraction=0.5)] if with_hidden else []
+    response = SegmentResponse(
+        id="seg_1",
+        model="tiny",
+        image=ImageInfo(id="sha256:0", width=60, height=40),
+        reasoning=None,
+        decision=DecisionInfo(mask_type="amodal", confidence=1, source="request"),
+        masks=found,
+        hidden=parts,
+        heatmap=None,
+        timings_ms={},
+        usage=UsageInfo(prompt_tokens=0, reasoning_tokens=0),
+    )
+    return Image.new("RGB", (60, 40), "white"), response
+
+
+def test_masks_are_tinted_and_outlined() -> None:
+    pixels = np.asarray(draw_overlay(*answer(with_hidden=False)))
+    assert pixels.shape == (40, 60, 3)
+    assert (pixels[35, 50] == 255).all(), "outside nothing changes"
+    assert (pixels[15:25, 14:26] < 255).any(axis=-1).all(), "inside everything is tinted"
+    assert pixels[10, 20].sum() < pixels[20, 20].sum(), "the outline is stronger"
+
+
+def test_hidden_parts_are_hatched() -> None:
+    pixels = np.asarray(draw_overlay(*answer(with_hidden=True)))
+    tinted = np.asarray((pixels < 255).any(axis=-1))
+    assert tinted[15:25, 14:18].all()
+    assert 0.1 < tinted[15:25, 22:26].mean() < 0.9
+
+
+async def test_the_heatmap_stands_beside(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        response = await client.segment(photo(), "mug", include=["heatmap"])
+    drawn = draw_overlay(decode(photo(), ImageLimits()), response)
+    assert drawn.size == (240, 80)
+
+
+@pytest.fixture
+def to_gateway(monkeypatch: pytest.MonkeyPatch) -> Callable[[SegmentResponse | SegmentFailed], None]:
+    """Puts an answer in the place of the network."""
+
+    def answering(answer: SegmentResponse | SegmentFailed) -> None:
+        async def ask(*_: object) -> SegmentResponse:
+            if isinstance(answer, SegmentFailed):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(server.commands.segment, "_ask", ask)
+
+    return answering
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["segment", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "scene.png"
+    path.write_bytes(photo((60, 40)))
+    return str(path)
+
+
+def test_segment_prints_words_and_writes_an_overlay(
+    picture: str, tmp_path: Path, to_gateway: Callable[[SegmentResponse], None]
+) -> None:
+    to_gateway(answer(with_hidden=True)[1])
+    code, output = run(picture, "the mug", "--mask-type", "both", "--out", str(tmp_path / "out.png"))
+    assert code == 0
+    assert "amodal (1.00, by the request)" in output
+    assert "50% of it hidden" in output
+    assert Image.open(tmp_path / "out.png").size == (60, 40)
+
+
+def test_segment_prints_json(picture: str, to_gateway: Callable[[SegmentResponse], None]) -> None:
+    to_gateway(answer(with_hidden=False)[1])
+    code, output = run(picture, "the mug", "--json")
+    assert code == 0
+    assert SegmentResponse.model_validate(json.loads(output)).model == "tiny"
+
+
+def test_segment_says_what_is_wrong(picture: str, tmp_path: Path, to_gateway: Callable[..., None]) -> None:
+    code, output = run(picture, "the mug", "--url", NOBODY)
+    assert code == 1
+    assert "is `r2sm serve` running?" in output
+    code, output = run(picture, "the mug", "--objects", "12")
+    assert code == 2
+    assert "objects" in output
+    code, output = run(str(tmp_path / "none.png"), "the mug")
+    assert code == 2
+    to_gateway(SegmentFailed("The image cannot be used: it is animated", 422))
+    code, output = run(picture, "the mug")
+    assert (code, output.strip()) == (1, "r2sm: The image cannot be used: it is animated")
+    to_gateway(answer(with_hidden=False)[1])
+    code, output = run(picture, "the mug", "--out", str(tmp_path / "out.xyz"))
+    assert code == 1
+    assert "cannot be written" in output
