@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
@@ -14,7 +13,6 @@ from engines.errors import BundleError
 from engines.mllm.answer import AnswerTokens
 from engines.mllm.image import MllmImageConfig
 from engines.vision.config import VisionConfig
-from engines.vision.model import VisionModel
 
 Shape = tuple[int, ...]
 NAMED = 3  # how many faults of a kind a message names
@@ -22,6 +20,10 @@ NAMED = 3  # how many faults of a kind a message names
 
 def check_vision_weights(file: Path, config: VisionConfig) -> None:
     """The tensors in `file` are those of a `VisionModel` of this config; only the file's header is read."""
+    import torch  # takes seconds, with the model's modules; nothing else about bundles needs it
+
+    from engines.vision.model import VisionModel
+
     stored = read_shapes(file)
     with torch.device("meta"):
         model = VisionModel.from_config(config)
@@ -80,7 +82,7 @@ def read_shapes(file: Path) -> dict[str, Shape]:
         BundleError: the file is missing or damaged.
     """
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with safe_open(file, framework="np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{file}: not a whole .safetensors file: {error}") from error
