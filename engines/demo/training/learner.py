@@ -19,6 +19,8 @@ from engines.demo.training.samples import CLASSES, SceneSample, View, patchify
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
 
+EARLY_LAYERS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Towers:
@@ -44,6 +46,7 @@ class Learner(nn.Module):
         self.cell_head = nn.Linear(vision.encoder.output_channels, 2 * CLASSES)
         self.token_head = nn.Linear(width, 2 * CLASSES)
         self.state_head = nn.Linear(width, 2 * CLASSES + 2)
+        self.centre_head = nn.Linear(width, 2)
 
     def glance(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
         """Qwen2.5-VL's tower alone: image tokens [sum of tokens, D], view after view, and the dense labels' loss."""
@@ -65,23 +68,30 @@ class Learner(nn.Module):
 
     def read(
         self, scenes: Sequence[PackedScene], image_tokens: Tensor, grids: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        """Normed last hidden states [sum of L, D] of the packed scenes, their images' tokens put in place."""
+    ) -> tuple[Tensor, Tensor]:
+        """Read the packed scenes, their images' tokens put in place.
+
+        Returns the normed last hidden states and the states after `EARLY_LAYERS` layers, both [sum of L, D].
+        """
         text = self.mllm.model.language_model
         states = text.embed_tokens(torch.from_numpy(np.concatenate([scene.ids for scene in scenes])))
         states = states.to(image_tokens.dtype).index_copy(0, image_rows(scenes, grids), image_tokens)
         positions = torch.from_numpy(np.concatenate([scene.positions for scene in scenes], axis=1))
         cos, sin = text.rotary_emb(states[None], positions[:, None])
         attention = SceneAttention(scenes, cos[0], sin[0])
-        for layer in text.layers:
+        early = states
+        for number, layer in enumerate(text.layers, start=1):
             states = states + attention(layer.self_attn, layer.input_layernorm(states))
             states = states + layer.mlp(layer.post_attention_layernorm(states))
-        normed: Tensor = text.norm(states)
-        return normed
+            early = states if number == EARLY_LAYERS else early
+        return text.norm(states), early
 
-    def state_loss(self, states: Tensor, views: Sequence[View]) -> Tensor:
-        """Dense labels and places, asked of the language model's states at its image tokens."""
-        predicted = self.state_head(states)
+    def state_loss(self, early: Tensor, views: Sequence[View]) -> Tensor:
+        """Dense labels and places, asked of the language model's early states at its image tokens.
+
+        What an image token is and where it stands must be there early, or later layers cannot look it up.
+        """
+        predicted = self.state_head(F.rms_norm(early, early.shape[-1:]))
         labels = torch.from_numpy(np.concatenate([view.tokens for view in views]))
         places = torch.from_numpy(np.concatenate([_places(view.grid) for view in views]))
         position = F.mse_loss(predicted[:, -2:].float(), places)

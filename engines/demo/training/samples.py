@@ -46,7 +46,7 @@ class SceneSample:
 
     `pixels` uint8 [S, S, 3] padded, `size` its valid (h, w); `amodal` and `modal` uint8 coverage
     [objects, S/2, S/2]; `cells` [g*g, 2*CLASSES] are shares of what is visible at each cell of the embedding,
-    then of what is hidden.
+    then of what is hidden; `centres` float32 [objects, 2] are the objects' (x, y) in 0..1.
     """
 
     view: View
@@ -55,6 +55,7 @@ class SceneSample:
     amodal: NDArray[np.uint8]
     modal: NDArray[np.uint8]
     cells: NDArray[np.float32]
+    centres: NDArray[np.float32]
 
 
 def make_view(scene: Scene) -> View:
@@ -80,6 +81,7 @@ def make_sample(scene: Scene) -> SceneSample:
         amodal=_bytes(amodal),
         modal=_bytes(modal),
         cells=_dense(covered, seen, scene),
+        centres=np.array([item.centre for item in scene.objects], dtype=np.float32),
     )
 
 

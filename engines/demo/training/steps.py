@@ -45,9 +45,9 @@ def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
     """Everything: words, heatmaps, masks, and the dense labels beside them."""
     towers = learner.look(batch.samples)
     grids = [view.grid for view in batch.views]
-    states = learner.read(batch.packed, towers.tokens, grids)
+    states, early = learner.read(batch.packed, towers.tokens, grids)
     words, decision = _words(learner, batch.packed, states)
-    placed = learner.state_loss(states[image_rows(batch.packed, grids)], batch.views)
+    placed = learner.state_loss(early[image_rows(batch.packed, grids)], batch.views)
     shapes, figures = _shapes(learner, batch, towers, states, rng)
     loss = words + shapes + 0.25 * (towers.loss + placed)
     figures |= {"words": words.item(), "decision": decision}
@@ -81,6 +81,7 @@ class _Wanted:
     shares: Tensor  # (N, S/2, S/2)
     inside: Tensor  # (N, S/2, S/2)
     amodal: Tensor  # (N,) bool
+    centres: Tensor  # (N, 2)
 
 
 def _shapes(
@@ -96,7 +97,14 @@ def _shapes(
     if len(pointed.owners):
         alone = vision.heatmap_head(towers.embeddings[pointed.owners], pointed.vectors)
         loss = loss + 0.3 * mask_loss(alone[:, 0], pointed.shares, pointed.inside)
-    figures = {"modal": reached[~decoded.amodal], "amodal": reached[decoded.amodal]}
+    vectors = torch.cat([decoded.vectors, pointed.vectors])
+    astray = learner.centre_head(vectors).float() - torch.cat([decoded.centres, pointed.centres])
+    loss = loss + 10 * astray.pow(2).mean()
+    figures = {
+        "modal": reached[~decoded.amodal],
+        "amodal": reached[decoded.amodal],
+        "astray": astray.norm(dim=1),
+    }
     return loss, {name: value.mean().item() for name, value in figures.items() if len(value)}
 
 
@@ -129,5 +137,8 @@ def _gather(
         sizes=torch.tensor([samples[owner].size for owner, _, _ in wanted]).reshape(-1, 2),
         shares=torch.from_numpy(shares),
         inside=torch.from_numpy(inside),
+        centres=torch.from_numpy(
+            np.array([samples[owner].centres[vector.object] for owner, _, vector in wanted], dtype=np.float32)
+        ).reshape(-1, 2),
         amodal=torch.tensor([vector.mask_type == "amodal" for _, _, vector in wanted], dtype=torch.bool),
     )

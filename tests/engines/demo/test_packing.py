@@ -54,7 +54,7 @@ def test_states_equal_those_of_separate_sequences(
     samples, packed = _packed(queries, tokenizer)
     with torch.no_grad():
         towers = learner.look(samples)
-        states = learner.read(packed, towers.tokens, [sample.view.grid for sample in samples])
+        states, _ = learner.read(packed, towers.tokens, [sample.view.grid for sample in samples])
     for number, (some, sample, scene) in enumerate(zip(queries, samples, packed, strict=True)):
         offset = number * len(packed[0].ids)
         for query, family in zip(some, scene.families, strict=True):
