@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE
 
 OPSET = 20
+SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
 INLINE_BYTES = 1_500_000_000  # a protobuf file ends at 2 GB; larger weights go into a file of their own
 
 
@@ -43,14 +46,13 @@ def export(model: VisionModel, directory: Path) -> None:
     """
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
-    images, prompts = torch.export.Dim("images", min=1), torch.export.Dim("prompts", min=1)
     _export(
         _Encoder(model),
         {
             "pixels": torch.zeros(2, side, side, 3, dtype=torch.uint8),
             "sizes": torch.full((2, 2), side),
         },
-        {"pixels": {0: images}, "sizes": {0: images}},
+        {"pixels": {0: "images"}, "sizes": {0: SAME}},
         ["embeddings"],
         directory / ENCODER_FILE,
     )
@@ -63,10 +65,10 @@ def export(model: VisionModel, directory: Path) -> None:
             "owners": torch.tensor([0, 1, 1]),
         },
         {
-            "embeddings": {0: images},
-            "vectors": {0: prompts},
-            "sizes": {0: prompts},
-            "owners": {0: prompts},
+            "embeddings": {0: "images"},
+            "vectors": {0: "prompts"},
+            "sizes": {0: SAME},
+            "owners": {0: SAME},
         },
         ["prior_logits", "mask_logits", "iou"],
         directory / DECODER_FILE,
@@ -77,21 +79,24 @@ def export(model: VisionModel, directory: Path) -> None:
 def _export(
     module: nn.Module,
     inputs: dict[str, Tensor],
-    dynamic: dict[str, dict[int, torch.export.Dim]],
+    dynamic: dict[str, dict[int, Any]],
     outputs: list[str],
     path: Path,
 ) -> None:
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
-    torch.onnx.export(
-        module.eval(),
-        (),
-        path,
-        kwargs=inputs,
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=dynamic,
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=weights > INLINE_BYTES,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch warns of a deprecated class that its own exporter uses.
+        warnings.filterwarnings("ignore", "`isinstance.treespec", FutureWarning)
+        torch.onnx.export(
+            module.eval(),
+            (),
+            path,
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=weights > INLINE_BYTES,
+            verbose=False,
+        )

@@ -38,14 +38,14 @@ def exported(vision_dir: Path, cache_dir: Path) -> Path:
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=cache_dir))
     try:
         export(model, unfinished)
-        _publish(unfinished, directory)
+        publish(unfinished, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return directory
 
 
-def _publish(unfinished: Path, directory: Path) -> None:
-    """Rename into place, unless another process was first."""
+def publish(unfinished: Path, directory: Path) -> None:
+    """Rename `unfinished` to `directory`, unless another process was first; then its graphs are as good."""
     try:
         os.rename(unfinished, directory)
     except OSError:

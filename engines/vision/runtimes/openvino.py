@@ -105,8 +105,11 @@ class OpenVinoRuntime:
 
 
 def best_precision(core: ov.Core) -> Precision:
-    """bfloat16 where the processor multiplies it natively (AVX512-BF16 or AMX), else float32."""
-    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "fp32"
+    """bfloat16 where the processor multiplies it natively (AVX512-BF16 or AMX), else float32.
+
+    This is OpenVINO's own default; its list of capabilities names bfloat16 also where it would be emulated.
+    """
+    return "bf16" if core.get_property("CPU", "INFERENCE_PRECISION_HINT") == ov.Type.bf16 else "fp32"
 
 
 class _Compiled:

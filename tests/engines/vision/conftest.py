@@ -12,6 +12,12 @@ from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, V
 from engines.vision.model import VisionModel
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Networks this small gain nothing from a second thread, and on a busy machine they wait for it."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def vision_config() -> VisionConfig:
     """A SAM of 64 × 64 pixels: windows that need padding (8 cells in windows of 3) and one global layer."""

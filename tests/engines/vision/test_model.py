@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.errors import BundleError
 from engines.vision.config import DecoderConfig, VisionConfig, load_config
-from engines.vision.model import OUTSIDE_LOGIT, VisionModel
+from engines.vision.model import VisionModel
 from tests.engines.vision.conftest import random_pixels
 
 
@@ -55,7 +55,7 @@ def test_the_mask_prompt_is_minus_fifty_in_the_padding(
     prior, _, _ = vision_model.decode(torch.randn(1, 16, 8, 8), torch.randn(1, 12), torch.tensor([size]))
     hook.remove()
 
-    expected = torch.full((1, 1, 32, 32), OUTSIDE_LOGIT)
+    expected = torch.full((1, 1, 32, 32), -50.0)
     expected[..., : cells[0], : cells[1]] = prior[..., : cells[0], : cells[1]]
     torch.testing.assert_close(prompts[0], expected)
 

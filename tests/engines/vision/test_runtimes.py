@@ -15,7 +15,7 @@ import torch
 
 from engines.errors import BackendUnavailable, BundleError, VisionFailed
 from engines.vision.model import VisionModel
-from engines.vision.onnx_cache import exported
+from engines.vision.onnx_cache import exported, publish
 from engines.vision.preprocess import Prepared, prepare
 from engines.vision.runtimes import DecodeItem, VisionRuntime, open_runtime
 from engines.vision.runtimes.openvino import OpenVinoRuntime
@@ -77,9 +77,15 @@ def test_masks_agree(
         assert result.iou == pytest.approx(expected.iou, abs=2e-4)
 
 
-def test_prompts_in_one_batch_differ(reference: TorchRuntime, images: list[Prepared]) -> None:
-    _, first, _, second = reference.decode(_items(reference, images))  # of the same image
+def test_each_prompt_of_a_batch_gets_its_own_answer(reference: TorchRuntime, images: list[Prepared]) -> None:
+    items = _items(reference, images)
 
+    together = reference.decode(items)
+
+    for item, result in zip(items, together, strict=True):
+        [alone] = reference.decode([item])
+        np.testing.assert_allclose(result.mask_logits, alone.mask_logits, atol=1e-4)
+    _, first, _, second = together  # two prompts on one image
     assert np.abs(first.mask_logits - second.mask_logits).max() > 0.1
 
 
@@ -195,6 +201,19 @@ def test_the_export_is_kept_by_weights(
     os.truncate(tmp_path / "model.safetensors", 5000)
     with pytest.raises(BundleError):
         exported(tmp_path, cache_dir)  # other bytes, another key: not taken from the cache
+
+
+def test_of_two_exports_at_once_the_first_stays(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "encoder.onnx").write_text(name)
+
+    publish(tmp_path / "one", tmp_path / "key")
+    publish(tmp_path / "two", tmp_path / "key")
+
+    assert (tmp_path / "key" / "encoder.onnx").read_text() == "one"
+    with pytest.raises(OSError, match="nowhere"):
+        publish(tmp_path / "nowhere", tmp_path / "other")
 
 
 def test_a_cached_model_is_served_without_importing_torch(
