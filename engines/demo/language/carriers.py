@@ -129,8 +129,8 @@ def mark(subject: Subject, mask_type: MaskType, rng: random.Random, bindings: Ma
 
 def _choose(subject: Subject, mask_type: MaskType, rng: random.Random) -> list[Carrier]:
     if mask_type == "amodal":
-        return _draw((*_AMODAL, *_HIDDEN), subject, rng.choices((1, 2, 3), (72, 23, 5))[0], rng)
-    count = rng.choices((0, 1, 2), (48, 42, 10))[0]
+        return _draw((*_AMODAL, *_HIDDEN), subject, rng.choices((1, 2, 3), (62, 30, 8))[0], rng)
+    count = rng.choices((0, 1, 2), (48, 40, 12))[0]
     carriers = _draw((*_MODAL, *_CLEAR), subject, count, rng)
     stating = [c for c in _HIDDEN if c.suits(subject)]
     wishes = [c for c in carriers if c in _MODAL]
