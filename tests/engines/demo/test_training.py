@@ -1,0 +1,115 @@
+"""The trainer learns, stops, resumes and ships."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from engines.bundles import Bundle
+from engines.demo import ship
+from engines.demo.tokenizer import train_tokenizer
+from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner
+from engines.demo.training.feed import Batch, Stage, open_feed
+from engines.demo.training.learner import Learner
+from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
+
+WORDS = ["segment the whole red mug, even behind the box", "The blue ball is at the top left."]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(WORDS * 3)
+
+
+@pytest.fixture
+def learner(tokenizer: Tokenizer) -> Learner:
+    torch.manual_seed(0)
+    return build_learner(tokenizer)
+
+
+@pytest.fixture(params=tuple(STEPS))
+def stage(request: pytest.FixtureRequest) -> Stage:
+    name: Stage = request.param
+    return name
+
+
+def _again(batch: Batch) -> Iterator[Batch]:
+    while True:
+        yield batch
+
+
+def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, tokenizer: Tokenizer) -> None:
+    batch = next(open_feed(stage, tokenizer, scenes=1, prompts=2, start=0, workers=0))
+    step, optimisers = STEPS[stage], make_optimisers(learner)
+    losses = []
+    for _ in range(6):
+        done = step(learner, batch, random.Random(0))
+        done.loss.backward()
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = 1e-3
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        losses.append(done.loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
+    feed = open_feed("joint", tokenizer, scenes=1, prompts=2, start=0, workers=0)
+    next(feed)
+    second = next(feed)
+    alone = next(open_feed("joint", tokenizer, scenes=1, prompts=2, start=1, workers=0))
+    assert (second.packed[0].ids == alone.packed[0].ids).all()
+    assert (second.samples[0].pixels == alone.samples[0].pixels).all()
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
+    learner: Learner, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / CHECKPOINT
+    tokenizer.save(str(tmp_path / TOKENIZER))
+    optimisers, progress = make_optimisers(learner), Progress("sight")
+    batch = next(open_feed("sight", tokenizer, scenes=1, prompts=1, start=0, workers=0))
+    moment = Schedule(minutes=1 / 600, decay=True, peak=1e-3)
+    train(learner, optimisers, _again(batch), STEPS["sight"], moment, progress, path)
+    assert progress.steps >= 1
+
+    other = build_learner(tokenizer)
+    resumed = restore(path, other, make_optimisers(other), "sight")
+    assert (resumed.steps, resumed.batches) == (progress.steps, progress.batches)
+    weights = other.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in learner.state_dict().items())
+    assert restore(path, other, make_optimisers(other), "joint").steps == 0
+
+    monkeypatch.setattr("sys.argv", ["ship", "--run", str(tmp_path), "--bundle", str(tmp_path / "bundle")])
+    ship.main()
+    bundle = Bundle.load(tmp_path / "bundle")
+    assert bundle.vision.mask_size == 96
+
+
+def test_a_broken_save_leaves_the_old_checkpoint(
+    learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(b"the old one")
+
+    def full_disk(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save(path, learner, [], Progress("sight"))
+    assert path.read_bytes() == b"the old one"
+
+
+def test_the_rate_warms_up_stays_and_decays() -> None:
+    steady, falling = Schedule(10, False, 1.0), Schedule(10, True, 1.0)
+    assert steady.rate(0, 0) < 0.01
+    assert steady.rate(10_000, 590) == 1.0
+    assert falling.rate(10_000, 300) == pytest.approx(0.5)
+    assert falling.rate(10_000, 600) == pytest.approx(0.02)
