@@ -43,13 +43,33 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         scenes = (render_scene(seed, longest=160) for seed in range(TOKENIZER_SCENES))
         queries = (query for scene in scenes for query in ask(scene, rng, 12))
         sentences = [text for query in queries for text in (query.prompt, query.reasoning)]
-        train_tokenizer(sentences).save(str(path))
+        scratch = path.with_suffix(f".{os.getpid()}")
+        train_tokenizer(sentences).save(str(scratch))
+        os.replace(scratch, path)
     return Tokenizer.from_file(str(path))
 
 
 def build_learner(tokenizer: Tokenizer) -> Learner:
     """Both demo models with fresh weights."""
     return Learner(language_config(VOCABULARY, token_ids(tokenizer)), vision_config())
+
+
+def choose_device() -> torch.device:
+    """A GPU of its own for each process where there is one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def join_processes() -> None:
+    """Meet the other processes, if ``torch.distributed.run`` started several."""
+    if "RANK" not in os.environ:
+        return
+    if torch.cuda.is_available():
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+        torch.set_num_threads(1)
 
 
 def main() -> None:
@@ -67,10 +87,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
     options = parser.parse_args()
 
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-        torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
+    join_processes()
+    torch.set_default_device(choose_device())
     torch.manual_seed(0)
     tokenizer = open_tokenizer(options.out)
     learner = build_learner(tokenizer)

@@ -77,7 +77,7 @@ def _pad(parts: list[_Part]) -> _Bucket:
     for i, (rows, seen, mask) in enumerate(parts):
         queries[i, : rows.size], keys[i, : seen.size] = rows, seen
         allowed[i, 0, : rows.size, : seen.size] = mask
-    return _Bucket(torch.from_numpy(queries), torch.from_numpy(keys), torch.from_numpy(allowed))
+    return _Bucket(torch.as_tensor(queries), torch.from_numpy(keys), torch.from_numpy(allowed))
 
 
 def _inverse(buckets: list[_Bucket], rows: list[np.ndarray]) -> Tensor:
@@ -89,7 +89,7 @@ def _inverse(buckets: list[_Bucket], rows: list[np.ndarray]) -> Tensor:
         for own in rows[index * BUCKET : (index + 1) * BUCKET]:
             back[own] = offset + np.arange(own.size)
             offset += length
-    return torch.from_numpy(back)
+    return torch.as_tensor(back)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bucket: _Bucket) -> Tensor:

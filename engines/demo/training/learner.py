@@ -50,18 +50,18 @@ class Learner(nn.Module):
 
     def glance(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
         """Qwen2.5-VL's tower alone: image tokens [sum of tokens, D], view after view, and the dense labels' loss."""
-        patches = torch.from_numpy(np.concatenate([patchify(view.pixels) for view in views]))
+        patches = torch.as_tensor(np.concatenate([patchify(view.pixels) for view in views]))
         grids = torch.tensor([(1, *view.grid) for view in views])
         tokens: Tensor = self.mllm.model.visual(patches, grid_thw=grids).pooler_output
-        labels = torch.from_numpy(np.concatenate([view.tokens for view in views]))
+        labels = torch.as_tensor(np.concatenate([view.tokens for view in views]))
         return tokens, dense_loss(self.token_head(tokens), labels)
 
     def look(self, samples: Sequence[SceneSample]) -> Towers:
         """Both towers over a batch of scenes."""
-        pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
+        pixels = torch.as_tensor(np.stack([sample.pixels for sample in samples]))
         sizes = torch.tensor([sample.size for sample in samples])
         embeddings = self.vision.encode(pixels, sizes)
-        cells = torch.from_numpy(np.stack([sample.cells for sample in samples]))
+        cells = torch.as_tensor(np.stack([sample.cells for sample in samples]))
         by_sam = dense_loss(self.cell_head(embeddings.flatten(2).transpose(1, 2)), cells)
         tokens, by_qwen = self.glance([sample.view for sample in samples])
         return Towers(embeddings, tokens, by_sam + by_qwen)
@@ -74,9 +74,9 @@ class Learner(nn.Module):
         Returns the normed last hidden states and the states after `EARLY_LAYERS` layers, both [sum of L, D].
         """
         text = self.mllm.model.language_model
-        states = text.embed_tokens(torch.from_numpy(np.concatenate([scene.ids for scene in scenes])))
+        states = text.embed_tokens(torch.as_tensor(np.concatenate([scene.ids for scene in scenes])))
         states = states.to(image_tokens.dtype).index_copy(0, image_rows(scenes, grids), image_tokens)
-        positions = torch.from_numpy(np.concatenate([scene.positions for scene in scenes], axis=1))
+        positions = torch.as_tensor(np.concatenate([scene.positions for scene in scenes], axis=1))
         cos, sin = text.rotary_emb(states[None], positions[:, None])
         attention = SceneAttention(scenes, cos[0], sin[0])
         early = states
@@ -92,8 +92,8 @@ class Learner(nn.Module):
         What an image token is and where it stands must be there early, or later layers cannot look it up.
         """
         predicted = self.state_head(F.rms_norm(early, early.shape[-1:]))
-        labels = torch.from_numpy(np.concatenate([view.tokens for view in views]))
-        places = torch.from_numpy(np.concatenate([_places(view.grid) for view in views]))
+        labels = torch.as_tensor(np.concatenate([view.tokens for view in views]))
+        places = torch.as_tensor(np.concatenate([_places(view.grid) for view in views]))
         position = F.mse_loss(predicted[:, -2:].float(), places)
         return dense_loss(predicted[:, :-2], labels) + 4 * position
 

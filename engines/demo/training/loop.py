@@ -83,7 +83,7 @@ def save(path: Path, learner: nn.Module, optimisers: list[Optimizer], progress: 
 
 def restore(path: Path, learner: nn.Module, optimisers: list[Optimizer], stage: str) -> Progress:
     """Take up a checkpoint; another stage's checkpoint gives its weights and the batches it has seen."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location=torch.get_default_device())
     learner.load_state_dict(state["learner"])
     seen = Progress(**state["progress"])
     if seen.stage != stage:
@@ -156,7 +156,7 @@ def _descend(
     rng: random.Random,
     smooth: dict[str, float],
 ) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
         done = step(learner, batch, rng)
     done.loss.backward()
     _share_gradients(learner)

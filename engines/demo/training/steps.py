@@ -59,9 +59,9 @@ def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
 def _words(learner: Learner, packed: list[PackedScene], states: Tensor) -> tuple[Tensor, float]:
     """The words' loss and the share of decisions that are right."""
     rows = np.concatenate([scene.rows + start for scene, start in zip(packed, _starts(packed), strict=True)])
-    targets = torch.from_numpy(np.concatenate([scene.targets for scene in packed]))
-    weights = torch.from_numpy(np.concatenate([scene.weights for scene in packed]))
-    logits = F.linear(states[torch.from_numpy(rows)], learner.mllm.lm_head.weight)
+    targets = torch.as_tensor(np.concatenate([scene.targets for scene in packed]))
+    weights = torch.as_tensor(np.concatenate([scene.weights for scene in packed]))
+    logits = F.linear(states[torch.as_tensor(rows)], learner.mllm.lm_head.weight)
     deciding = weights == weights.max()
     right = (logits[deciding].argmax(-1) == targets[deciding]).float().mean().item()
     return word_loss(logits, targets, weights), right
@@ -135,9 +135,9 @@ def _gather(
         vectors=states[torch.tensor([start + vector.row for _, start, vector in wanted], dtype=torch.long)],
         owners=torch.tensor([owner for owner, _, _ in wanted], dtype=torch.long),
         sizes=torch.tensor([samples[owner].size for owner, _, _ in wanted]).reshape(-1, 2),
-        shares=torch.from_numpy(shares),
-        inside=torch.from_numpy(inside),
-        centres=torch.from_numpy(
+        shares=torch.as_tensor(shares),
+        inside=torch.as_tensor(inside),
+        centres=torch.as_tensor(
             np.array([samples[owner].centres[vector.object] for owner, _, vector in wanted], dtype=np.float32)
         ).reshape(-1, 2),
         amodal=torch.tensor([vector.mask_type == "amodal" for _, _, vector in wanted], dtype=torch.bool),
