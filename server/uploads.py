@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -21,6 +22,8 @@ OPTIONS_BYTES = 65_536
 """Room for everything but the image."""
 SMALL = 65_536
 """A body up to this size is parsed on the event loop; a larger one in a thread."""
+DISCARD_FACTOR, DISCARD_SECONDS = 5, 5.0
+"""How much of a body that is too large is read to be thrown away: times its limit, and for how long."""
 PARTS = {"image", "request"}
 
 
@@ -62,16 +65,32 @@ async def read_upload(request: Request, limits: UploadLimits) -> Upload:
 
 
 async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, up to `limit` bytes. Raises `RequestRejected` as soon as it is clear there are more."""
+    """The body's chunks, up to `limit` bytes. Raises `RequestRejected` if there are more.
+
+    What is not far beyond the limit is then read and thrown away: most clients send everything before they
+    look for an answer, and a connection that is closed meanwhile shows them a reset instead of the problem.
+    """
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    length = int(announced) if announced.isdecimal() else 0
+    if length > DISCARD_FACTOR * limit:
         raise _too_large(limit)
     received = 0
-    async for chunk in request.stream():
+    stream = request.stream()
+    async for chunk in stream:
         received += len(chunk)
-        if received > limit:
+        if max(received, length) > limit:
+            await _discard(stream, DISCARD_FACTOR * limit - received)
             raise _too_large(limit)
         yield chunk
+
+
+async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for chunk in stream:
+                limit -= len(chunk)
+                if limit < 0:
+                    return
 
 
 async def _read_json(request: Request, limits: ImageLimits) -> Upload:
