@@ -10,7 +10,7 @@ from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, V
 VECTOR_DIM = 256
 PATCH, MERGE = 14, 2
 IMAGE_FACTOR = PATCH * MERGE
-MLLM_IMAGE = MllmImageConfig(min_pixels=40_000, max_pixels=224 * 224, factor=IMAGE_FACTOR)
+MLLM_IMAGE = MllmImageConfig(min_pixels=50 * IMAGE_FACTOR**2, max_pixels=224 * 224, factor=IMAGE_FACTOR)
 SAM_SIZE, SAM_PATCH = 192, 8
 ROPE_THETA = 20.0
 """Low on purpose: M-RoPE gives image columns the slowest frequencies, and a demo image has eight columns."""

@@ -39,16 +39,17 @@ WORDS = (
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "<|im_start|>{{ message.role }}\n"
-    "{%- if message.content is string -%}{{ message.content }}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}"
     "{%- else -%}{%- for part in message.content -%}"
-    "{%- if part.type == 'text' -%}{{ part.text }}"
-    "{%- else -%}<|vision_start|><|image_pad|><|vision_end|>{%- endif -%}"
+    "{%- if part.type == 'text' -%}{{- part.text -}}"
+    "{%- else -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
-    "<|im_end|>\n"
+    "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
+"""Newlines stand inside expressions: Jinja drops those beside a tag that trims."""
 
 
 def train_tokenizer(sentences: Iterable[str]) -> Tokenizer:
