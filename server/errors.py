@@ -67,15 +67,6 @@ BY_ERROR: dict[type[Exception], Kind] = {
     EngineError: INTERNAL,
 }
 IMAGE_STATUS = {"too_many_bytes": 413}
-IMAGE_REASONS = (
-    "not_an_image",
-    "truncated",
-    "damaged",
-    "animated",
-    "aspect_ratio",
-    "too_many_pixels",
-    "too_many_bytes",
-)
 
 
 class RequestRejected(Exception):

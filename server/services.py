@@ -28,7 +28,6 @@ from server.schemas import ModelInfo
 from server.settings import MIB, Settings
 from server.uploads import UploadLimits
 
-WARM_UP = SegmentRequest("the box", mask_type="both", objects=1, max_reasoning_tokens=4)
 WARM_UP_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
@@ -109,7 +108,7 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                 admission=Admission(settings.max_in_flight, settings.max_queued),
                 readiness=Readiness(
                     lambda: asyncio.to_thread(engines.vision.warm_up),
-                    lambda: _try_request(pipeline, engines.preparer),
+                    lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
                 ),
                 upload_limits=settings.upload_limits,
@@ -124,14 +123,17 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                 await asyncio.gather(warming, return_exceptions=True)
 
 
-async def _try_request(pipeline: Pipeline, preparer: ImagePreparer) -> None:
-    """One request through every engine. Raises what the pipeline raises."""
+async def _try_request(pipeline: Pipeline, engines: Engines) -> None:
+    """One short request through every engine. Raises what the pipeline raises."""
+    request = SegmentRequest(
+        "the box", mask_type="both" if engines.answer.decides else "modal", objects=1, max_reasoning_tokens=4
+    )
 
     async def load() -> PreparedImage:
         grey = Image.linear_gradient("L").resize((320, 240)).convert("RGB")
-        return await asyncio.to_thread(preparer.prepare, grey, "sha256:warm-up")
+        return await asyncio.to_thread(engines.preparer.prepare, grey, "sha256:warm-up")
 
-    async with aclosing(pipeline.segment(WARM_UP, load, Deadline.after(WARM_UP_SECONDS))) as events:
+    async with aclosing(pipeline.segment(request, load, Deadline.after(WARM_UP_SECONDS))) as events:
         async for _ in events:
             pass
 

@@ -156,7 +156,7 @@ class FaultyVision:
         return self._runtime.config
 
     def encode(self, images: Sequence[Prepared]) -> list[Embedding]:
-        assert self.gate.wait(20), "the test never opened the gate"
+        assert self.gate.wait(120), "the test never opened the gate"
         self.encodes += len(images)
         if "encode" in self.failing:
             raise VisionFailed("encode failed")

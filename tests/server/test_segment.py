@@ -382,7 +382,7 @@ async def test_a_client_that_leaves_frees_its_work(gateway: Gateway) -> None:
     await gateway.mllm.reached.wait()
     assert gateway.mllm.running > 0
     incoming.put_nowait({"type": "http.disconnect"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await served
     assert gateway.mllm.running == 0
     assert gateway.services.admission.present == 0
