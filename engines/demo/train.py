@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -79,6 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--stage", choices=tuple(STEPS), default="joint")
+    parser.add_argument("--bundle", type=Path, help="begin with this bundle's weights, where --out has none")
     parser.add_argument("--minutes", type=float, required=True, help="how long this run trains")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero in this run")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
@@ -91,8 +93,12 @@ def main() -> None:
     join_processes()
     torch.set_default_device(choose_device())
     torch.manual_seed(0)
+    if options.bundle and not (options.out / TOKENIZER).exists():
+        shutil.copyfile(options.bundle / "mllm" / TOKENIZER, options.out / TOKENIZER)
     tokenizer = open_tokenizer(options.out)
     learner = build_learner(tokenizer)
+    if options.bundle:
+        learner.start_from(options.bundle)
     optimisers = make_optimisers(learner)
     checkpoint = options.out / CHECKPOINT
     progress = Progress(options.stage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -47,6 +48,12 @@ class Learner(nn.Module):
         self.token_head = nn.Linear(width, 2 * CLASSES)
         self.state_head = nn.Linear(width, 2 * CLASSES + 2)
         self.centre_head = nn.Linear(width, 2)
+
+    def start_from(self, bundle: Path) -> None:
+        """Take both models' weights from a shipped bundle; the dense labels' heads begin anew."""
+        shipped = Qwen2_5_VLForConditionalGeneration.from_pretrained(bundle / "mllm", dtype=torch.float32)
+        self.mllm.load_state_dict(shipped.state_dict())
+        self.vision.load_state_dict(VisionModel.load(bundle / "vision").state_dict())
 
     def glance(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
         """Qwen2.5-VL's tower alone: image tokens [sum of tokens, D], view after view, and the dense labels' loss."""

@@ -91,6 +91,13 @@ def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
     bundle = Bundle.load(tmp_path / "bundle")
     assert bundle.vision.mask_size == 96
 
+    begun = build_learner(tokenizer)
+    begun.start_from(tmp_path / "bundle")
+    taken = begun.state_dict()
+    for name, value in learner.state_dict().items():
+        if name.startswith(("mllm", "vision")):
+            assert torch.allclose(taken[name], value, rtol=1e-2, atol=1e-3), name
+
 
 def test_a_broken_save_leaves_the_old_checkpoint(
     learner: Learner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
