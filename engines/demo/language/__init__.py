@@ -31,5 +31,6 @@ from engines.demo.language.facts import Scene, SceneObject
 from engines.demo.language.proposals import Form
 from engines.demo.language.queries import FORMS, Query, ask, corpus
 from engines.demo.language.reasoning import WANTED, MaskType
+from engines.demo.language.survey import Survey, survey
 
-__all__ = ["FORMS", "WANTED", "Form", "MaskType", "Query", "Scene", "SceneObject", "ask", "corpus"]
+__all__ = ["FORMS", "WANTED", "Form", "MaskType", "Query", "Scene", "SceneObject", "Survey", "ask", "corpus", "survey"]

@@ -114,11 +114,12 @@ def _covering(targets: tuple[Thing, ...], facts: Facts) -> str:
     if not covered:
         return "Nothing covers it." if len(targets) == 1 else "Nothing covers them."
     if len(targets) == 1:
-        return _cover(covered[0], "it", facts)
-    return " ".join(_cover(t, f"the {t.name}", facts) for t in covered)
+        return covering(covered[0], "it", facts)
+    return " ".join(covering(t, f"the {t.name}", facts) for t in covered)
 
 
-def _cover(thing: Thing, name: str, facts: Facts) -> str:
+def covering(thing: Thing, name: str, facts: Facts) -> str:
+    """ "The blue box covers part of the red mug."; `name` is what the covered thing is called."""
     first, *rest = thing.coverers
     coverers = [first, *(pair for pair in rest[:1] if pair[1] >= COVERED)]
     names = [_coverer(facts.things[index], thing, facts) for index, _ in coverers]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engines.demo.language import Query
+from engines.demo.language import Query, Survey
 from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
@@ -57,12 +57,16 @@ class AnswerPacker:
         self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
         self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
 
-    def pack(self, queries: Sequence[Query], grid: tuple[int, int], rng: random.Random) -> PackedScene:
-        """All queries of one scene; `grid` is (rows, columns) of image tokens."""
+    def pack(
+        self, queries: Sequence[Query], surveys: Sequence[Survey], grid: tuple[int, int], rng: random.Random
+    ) -> PackedScene:
+        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens."""
         packed, scored, vectors = Packed(), _Scored(), list[VectorTarget]()
         packed.add_prefix(self._before, self._image, grid, self._after)
         for query in queries:
             self._branch(packed, scored, vectors, query, rng)
+        for survey in surveys:
+            self._exercise(packed, scored, survey)
         return PackedScene(
             ids=np.array(packed.ids),
             positions=np.array(packed.positions).T,
@@ -98,6 +102,13 @@ class AnswerPacker:
             self._fork(packed, scored, vectors, query, query.mask_type, opened)
         if rng.random() < 0.3:
             self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
+
+    def _exercise(self, packed: Packed, scored: _Scored, survey: Survey) -> None:
+        """A survey's question and account; no answer follows."""
+        question = self._encode(survey.question) + self._to_answer
+        account = self._encode(survey.account)
+        first = packed.add_family([*question, *account])
+        scored.add(first + len(question) - 1, account, 1.0)
 
     def _fork(
         self,

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from engines.demo.language import ask
+from engines.demo.language import ask, survey
 from engines.demo.models import MERGE
-from engines.demo.scenes import TRAINING_SEEDS, render_scene
+from engines.demo.scenes import TRAINING_SEEDS, Scene, render_scene
 from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.samples import SceneSample, View, make_sample, make_view
 
@@ -24,6 +24,7 @@ SMALLEST, LARGEST = 160, 320
 """Longer sides that training scenes are drawn at; both towers shrink larger images to less than this."""
 
 
+QUERIES_A_SURVEY = 4
 Stage = Literal["sight", "towers", "joint"]
 
 
@@ -71,11 +72,13 @@ class SceneFeed(IterableDataset[Batch]):
         views = [sample.view for sample in samples]
         if self._stage == "towers":
             return Batch(views, samples, [])
-        packed = [
-            packer.pack(ask(scene, rng, self._prompts), (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
-            for scene, view in zip(scenes, views, strict=True)
-        ]
-        return Batch(views, samples, packed)
+        pairs = zip(scenes, views, strict=True)
+        return Batch(views, samples, [self._pack(scene, view, packer, rng) for scene, view in pairs])
+
+    def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
+        queries = ask(scene, rng, self._prompts)
+        surveys = [survey(scene, rng) for _ in range(self._prompts // QUERIES_A_SURVEY)]
+        return packer.pack(queries, surveys, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
 
 
 def _longest(rng: random.Random) -> int:

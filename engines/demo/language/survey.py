@@ -1,0 +1,52 @@
+"""Exercises in looking: a question about a whole scene, and the true account that answers it.
+
+They are no requests for masks. The trainer mixes them among the queries, because an account of a whole scene
+teaches a model to find things and to see what covers what with far fewer words than queries need for it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from engines.demo.language.facts import COVERED, Facts, Scene, Thing, observe
+from engines.demo.language.lexicon import join
+from engines.demo.language.reasoning import covering, placed
+
+EVERYTHING = "List everything from left to right."
+COVERINGS = "What covers what?"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A question about a scene and the account that is true of it."""
+
+    question: str
+    account: str
+
+
+def survey(scene: Scene, rng: random.Random) -> Survey:
+    """One exercise on a scene; the same scene and generator state give the same one."""
+    facts = observe(scene)
+    draw = rng.random()
+    if draw < 0.4:
+        return _where(facts, rng)
+    if draw < 0.7:
+        return Survey(EVERYTHING, " ".join(placed(thing) for thing in _from_left(facts)))
+    return _coverings(facts)
+
+
+def _where(facts: Facts, rng: random.Random) -> Survey:
+    things = rng.sample(facts.things, len(facts.things))
+    names = join([f"the {thing.name}" for thing in things])
+    return Survey(f"Where: {names}?", " ".join(placed(thing) for thing in things))
+
+
+def _coverings(facts: Facts) -> Survey:
+    covered = [thing for thing in _from_left(facts) if thing.hidden >= COVERED and thing.coverers]
+    sentences = [covering(thing, f"the {thing.name}", facts) for thing in covered]
+    return Survey(COVERINGS, " ".join(sentences) or "Nothing covers them.")
+
+
+def _from_left(facts: Facts) -> list[Thing]:
+    return sorted(facts.things, key=lambda thing: thing.x)
