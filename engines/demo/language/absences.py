@@ -35,7 +35,7 @@ def _outside(facts: Facts, rng: random.Random) -> Absence:
     phrase = _ask_for(noun, rng)
     if rng.random() < 0.35:
         phrase = replace(phrase, head=f"{rng.choice((*words.adjectives, *words.colours))} {phrase.head}")
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         phrase = replace(phrase, post=_somewhere(facts, rng))
     return Absence(phrase, _none(noun))
 

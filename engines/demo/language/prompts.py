@@ -14,10 +14,10 @@ _FRAME_WEIGHTS = (43, 17, 15, 12, 13)
 _KEYWORDS = 0.06  # share of the prompts that are mere keywords
 _ARTICLE = re.compile(r"\b(the|this|that|a|an|is) ")
 
-_NUMBER = {
-    False: {"it": "it", "its": "its", "is": "is", "they": "it"},
-    True: {"it": "them", "its": "their", "is": "are", "they": "they"},
-}
+_SINGULAR = {"it": "it", "its": "its", "is": "is", "they": "it", "all_of": "all of", "all_it": "all of it"}
+_PLURAL = {
+    "it": "them", "its": "their", "is": "are", "they": "they", "all_of": "the whole of", "all_it": "the whole of them",
+}  # fmt: skip
 _OBSTACLES = (
     "the thing in front", "the object in front", "whatever is in front", "the obstacle", "the occluder",
     "something else", "another object", "the other object", "the item in front", "what is in front",
@@ -30,7 +30,11 @@ def compose(subject: Subject, mask_type: MaskType, rng: random.Random) -> str:
     """One prompt in plain spelling; its sentences may begin in lower case and the last may lack its full stop."""
     named = subject.obstacles and rng.random() < 0.6
     obstacle = rng.choice(subject.obstacles if named else _OBSTACLES)
-    bindings = {**_NUMBER[subject.phrase.plural], "obstacle": obstacle, "np": subject.phrase.text()}
+    bindings = {
+        **(_PLURAL if subject.phrase.plural else _SINGULAR),
+        "obstacle": obstacle,
+        "np": subject.phrase.text(),
+    }
     if rng.random() < _KEYWORDS and not subject.phrase.lead:
         return _keywords(subject, mask_type, bindings, rng)
     draft = mark(subject, mask_type, rng, bindings)

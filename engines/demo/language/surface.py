@@ -15,7 +15,7 @@ _AMERICAN = {
     "colour": "color", "coloured": "colored", "colours": "colors", "centre": "center", "grey": "gray",
     "lorry": "truck", "catalogue": "catalog",
 }  # fmt: skip
-_CONTRACTED = re.compile(rf"\b({'|'.join(_CONTRACTIONS)})\b")
+_CONTRACTED = re.compile(rf"(?<!late )\b({'|'.join(_CONTRACTIONS)})(?= \w)")
 _BRITISH = re.compile(rf"\b({'|'.join(_AMERICAN)})\b")
 _LONG_WORD = re.compile(r"[a-z]{6,}")
 _SENTENCE_START = re.compile(r"(^|[.?] )([a-z])")

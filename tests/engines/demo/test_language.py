@@ -23,7 +23,10 @@ EACH = 125  # queries to a scene: 20,000 in all
 
 MUG = Subject(NounPhrase("mug"), ("the box",), hidden=True, clear=False)
 BEHIND = Subject(NounPhrase("mug", post="behind the box"), ("the box",), hidden=True, clear=False)
-BINDINGS = {"it": "it", "its": "its", "is": "is", "they": "it", "obstacle": "the box", "np": "the mug"}
+BINDINGS = {
+    "it": "it", "its": "its", "is": "is", "they": "it", "all_of": "all of", "all_it": "all of it",
+    "obstacle": "the box", "np": "the mug",
+}  # fmt: skip
 
 COLUMNS = ("left", "", "right")
 ROWS = ("top", "", "bottom")
@@ -126,6 +129,13 @@ def test_every_frame_says_the_markers(field: str, pair: str | None) -> None:
         text = request(Draft(**marked), subject, BINDINGS, random.Random(seed))
         for marker in marked.values():
             assert marker in text
+
+
+def test_all_of_them_is_never_a_wish_for_complete_shapes() -> None:
+    """Of several things it may mean no more than each of them."""
+    mugs = Subject(NounPhrase("mugs", det="both", plural=True, bare=True), (), hidden=True, clear=False)
+    prompts = [compose(mugs, "amodal", random.Random(seed)) for seed in range(4_000)]
+    assert not [prompt for prompt in prompts if "all of them" in prompt or "all of both" in prompt]
 
 
 def test_the_same_seed_gives_the_same_queries() -> None:

@@ -52,7 +52,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_the_shipped_rules_leave_unbound_only_what_prompts_bind() -> None:
-    bound = "np obj it its is they obj_is do_it trail obstacle bare key"
+    bound = "np obj it its is they all_of all_it obj_is do_it trail obstacle bare key"
     assert grammar().unbound() == frozenset(bound.split())
     assert places().unbound() == frozenset({"anchor", "side", "thing"})
 
