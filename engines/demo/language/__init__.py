@@ -33,4 +33,16 @@ from engines.demo.language.queries import FORMS, Query, ask, corpus
 from engines.demo.language.reasoning import WANTED, MaskType
 from engines.demo.language.survey import Survey, survey
 
-__all__ = ["FORMS", "WANTED", "Form", "MaskType", "Query", "Scene", "SceneObject", "Survey", "ask", "corpus", "survey"]
+__all__ = [
+    "FORMS",
+    "WANTED",
+    "Form",
+    "MaskType",
+    "Query",
+    "Scene",
+    "SceneObject",
+    "Survey",
+    "ask",
+    "corpus",
+    "survey",
+]
