@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.bundles.checks import (
-    check_image_size,
+    check_image_processor,
     check_tokens,
     check_vector_width,
     check_vision_weights,
@@ -66,7 +66,7 @@ class Bundle:
                 read_shapes(path / name)
         check_vector_width(path / MLLM / "config.json", vision)
         check_tokens(path / MLLM / "tokenizer.json", manifest.answer.tokens)
-        check_image_size(path / MLLM / "preprocessor_config.json", manifest.mllm_image)
+        check_image_processor(path / MLLM / "preprocessor_config.json", manifest.mllm_image)
         return cls(
             path=path,
             name=manifest.name,

@@ -59,11 +59,16 @@ def check_vector_width(file: Path, config: VisionConfig) -> None:
         raise BundleError(f"{file}: hidden_size is {width}, but the heatmap head takes vectors of {wanted}")
 
 
-def check_image_size(file: Path, config: MllmImageConfig) -> None:
-    """The language model's own image processor, if `file` is there, would resize images as the gateway does."""
-    if not file.exists():
-        return
+def check_image_processor(file: Path, config: MllmImageConfig) -> None:
+    """The language model's own image processor would resize images as the gateway does, and states its colours.
+
+    vLLM feeds raw 0..255 pixels, without a word, to a model whose processor leaves mean and deviation unsaid.
+    """
     stored = read_json(file)
+    for name in ("image_mean", "image_std"):
+        values = stored.get(name)
+        if not isinstance(values, list) or len(values) != 3:
+            raise BundleError(f"{file}: {name} must hold three numbers")
     size = stored.get("size") or {}
     found = {
         "min_pixels": stored.get("min_pixels", size.get("shortest_edge")),

@@ -18,6 +18,7 @@ MANIFEST_FILE = "bundle.json"
 MLLM, VISION = "mllm", "vision"
 REQUIRED_FILES = (
     f"{MLLM}/config.json",
+    f"{MLLM}/preprocessor_config.json",
     f"{MLLM}/tokenizer.json",
     f"{VISION}/config.json",
     f"{VISION}/model.safetensors",

@@ -22,6 +22,7 @@ from engines.vision.model import VisionModel
 
 IMAGE = MllmImageConfig(min_pixels=3136, max_pixels=50176, factor=28)
 WIDTH = 24
+COLOURS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}
 
 
 def tiny_vision() -> VisionConfig:
@@ -59,7 +60,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mllm = path / "mllm"
     mllm.mkdir()
     (mllm / "config.json").write_text(json.dumps({"text_config": {"hidden_size": WIDTH}}))
-    processor = {"min_pixels": 3136, "max_pixels": 50176, "patch_size": 14, "merge_size": 2}
+    processor = {"min_pixels": 3136, "max_pixels": 50176, "patch_size": 14, "merge_size": 2, **COLOURS}
     (mllm / "preprocessor_config.json").write_text(json.dumps(processor))
     tokenizer(AnswerFormat().tokens.required()).save(str(mllm / "tokenizer.json"))
     save_file({"weight": torch.zeros(4)}, mllm / "model.safetensors")
@@ -176,8 +177,8 @@ def test_a_manifest_that_is_missing_or_broken_is_named(bundle: Path) -> None:
 
 
 def test_a_missing_file_is_named(bundle: Path) -> None:
-    (bundle / "mllm" / "preprocessor_config.json").unlink()
-    with pytest.raises(BundleError, match=r"mllm/preprocessor_config\.json: the file is missing"):
+    (bundle / "mllm" / "tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"mllm/tokenizer\.json: the file is missing"):
         Bundle.load(bundle)
 
 
@@ -247,8 +248,15 @@ def test_both_image_processors_must_agree(bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"its max_pixels is 1, but bundle\.json says 50176"):
         Bundle.load(bundle, verify=False)
     sizes = {"size": {"shortest_edge": 3136, "longest_edge": 50176}, "patch_size": 14, "merge_size": 2}
-    file.write_text(json.dumps(sizes))
+    file.write_text(json.dumps({**sizes, **COLOURS}))
     Bundle.load(bundle, verify=False)
+
+
+@pytest.mark.parametrize("name", ["image_mean", "image_std"])
+def test_the_image_processor_must_state_its_colours(bundle: Path, name: str) -> None:
+    rewrite(bundle / "mllm" / "preprocessor_config.json", lambda processor: processor.pop(name))
+    with pytest.raises(BundleError, match=rf"preprocessor_config\.json: {name} must hold three numbers"):
+        Bundle.load(bundle, verify=False)
 
 
 def test_a_broken_vision_config_is_named(bundle: Path) -> None:
