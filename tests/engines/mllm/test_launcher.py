@@ -151,12 +151,13 @@ async def test_waiting_ends_in_time_and_reports_progress(tmp_path: Path) -> None
 
 
 PARENT = """
-    import asyncio, os, sys
+    import asyncio, os, signal, sys
     from pathlib import Path
     from engines.mllm import launcher
     from engines.mllm.launcher import Command, VllmServer
 
     launcher.GRACE_SECONDS = 1.0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
 
     async def main():
         command = Command([sys.executable, *sys.argv[2:]], dict(os.environ))
