@@ -66,7 +66,7 @@ def digest(extra: str) -> str:
 
 def make_venv() -> None:
     """Make ``.venv``, unless a working one is there; with a pip of its own where Python brings one."""
-    if PYTHON.exists() and run(PYTHON, "-c", "").returncode == 0:
+    if at_home() and run(PYTHON, "-c", "").returncode == 0:
         return
     step(f"making .venv with Python {sys.version.split()[0]}")
     shutil.rmtree(VENV, ignore_errors=True)
@@ -74,6 +74,12 @@ def make_venv() -> None:
     arguments = [] if own_pip else ["--without-pip"]
     if run(sys.executable, "-m", "venv", *arguments, VENV).returncode != 0:
         fail("Python could not make .venv (its words are above)")
+
+
+def at_home() -> bool:
+    """Whether ``.venv`` is there and was made here: the scripts of one that was moved start nothing."""
+    activate = VENV / "bin" / "activate"
+    return PYTHON.exists() and activate.exists() and str(VENV) in activate.read_text(encoding="utf-8")
 
 
 def install_torch() -> None:

@@ -81,3 +81,12 @@ def test_a_change_of_what_is_installed_is_noticed(script: ModuleType, project: P
 
 def test_the_extras_differ(script: ModuleType) -> None:
     assert len({script.digest("cpu"), script.digest("gpu")}) == 2
+
+
+def test_an_environment_that_was_moved_is_not_at_home(script: ModuleType, project: Path) -> None:
+    assert not script.at_home()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    assert script.at_home()
+    activate = project / ".venv" / "bin" / "activate"
+    activate.write_text(activate.read_text().replace(str(project), "/elsewhere"))
+    assert not script.at_home()
