@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from engines.mllm.image import MllmImageConfig
 
@@ -33,15 +34,15 @@ SENTENCES = (
 )
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
-    "<|im_start|>{{ message.role }}\n"
-    "{%- if message.content is string -%}{{ message.content }}"
+    "{{- '<|im_start|>' + message.role + '\\n' -}}"
+    "{%- if message.content is string -%}{{- message.content -}}"
     "{%- else -%}{%- for part in message.content -%}"
-    "{%- if part.type == 'text' -%}{{ part.text }}"
-    "{%- else -%}<|vision_start|><|image_pad|><|vision_end|>{%- endif -%}"
+    "{%- if part.type == 'text' -%}{{- part.text -}}"
+    "{%- else -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
-    "<|im_end|>\n"
+    "{{- '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
 
@@ -120,7 +121,7 @@ def _spread(model: Qwen2_5_VLForConditionalGeneration) -> None:
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
                 fan_in = weight[0].numel()
-                std = 0.02 if "embed_tokens" in name else 1.5 / fan_in**0.5
+                std = 0.02 if "embed_tokens" in name else 1.2 / fan_in**0.5
                 weight.normal_(std=std)
 
 
@@ -136,6 +137,7 @@ def _tokenizer_config() -> dict[str, object]:
 
 
 def _preprocessor_config() -> dict[str, object]:
+    """Mean and deviation are spelled out: vLLM does not normalise at all where the file leaves them to defaults."""
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
@@ -144,6 +146,8 @@ def _preprocessor_config() -> dict[str, object]:
         "patch_size": 14,
         "temporal_patch_size": 2,
         "merge_size": 2,
+        "image_mean": OPENAI_CLIP_MEAN,
+        "image_std": OPENAI_CLIP_STD,
     }
 
 
