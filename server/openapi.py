@@ -9,10 +9,12 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from server.errors import PROBLEM_JSON
-from server.schemas import Problem, SegmentBody, SegmentOptions
+from server.events import StreamEvent
+from server.messages import ClientMessage
+from server.schemas import Problem, SegmentBody, SegmentOptions, SegmentResponse
 
 COMPONENT = "#/components/schemas/{model}"
-MODELS = (SegmentBody, SegmentOptions, Problem)
+MODELS = (SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -38,6 +40,13 @@ SEGMENT_BODY: dict[str, Any] = {
             },
         },
     }
+}
+SEGMENT_FORMS: dict[str, Any] = {
+    "description": "The masks; the stream's schema is that of each event's data.",
+    "content": {
+        "application/json": {"schema": _ref(SegmentResponse.__name__)},
+        "text/event-stream": {"schema": _ref(StreamEvent.__name__)},
+    },
 }
 
 

@@ -34,13 +34,13 @@ Objects = Annotated[
 Extra = Literal["heatmap", "reasoning"]
 
 
-class _Request(BaseModel):
+class RequestModel(BaseModel):
     """Nothing unknown, nothing converted: what is not as it must be is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SegmentOptions(_Request):
+class SegmentOptions(RequestModel):
     """What is asked of the image; the `request` part of a multipart upload."""
 
     prompt: Prompt = Field(description="What to segment, in words.")
@@ -79,7 +79,7 @@ class SegmentOptions(_Request):
         )
 
 
-class ImageData(_Request):
+class ImageData(RequestModel):
     """The image inside a JSON request."""
 
     data: str = Field(description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")

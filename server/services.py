@@ -10,8 +10,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from PIL import Image
+from starlette.requests import HTTPConnection
 
 from engines.assembly import open_pipeline
 from engines.bundles import Bundle
@@ -24,8 +25,8 @@ from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
 from server.images import ImageLoader
 from server.readiness import Readiness
-from server.schemas import ModelInfo
-from server.settings import MIB, Settings
+from server.schemas import ModelInfo, SegmentOptions
+from server.settings import MIB, Settings, StreamLimits
 from server.uploads import UploadLimits
 
 WARM_UP_SECONDS = 60.0
@@ -76,17 +77,32 @@ class Services:
     pipeline: Pipeline
     images: ImageLoader
     admission: Admission
+    sockets: Admission
     readiness: Readiness
     upload_limits: UploadLimits
+    stream_limits: StreamLimits
     default_timeout_ms: int
 
+    def deadline(self, options: SegmentOptions) -> Deadline:
+        """The deadline of a request that has just been read."""
+        return Deadline.after((options.timeout_ms or self.default_timeout_ms) / 1000)
 
-async def _current(request: Request) -> Services:
-    services: Services = request.app.state.services
+
+async def _current(connection: HTTPConnection) -> Services:
+    services: Services = connection.app.state.services
     return services
 
 
 CurrentServices = Annotated[Services, Depends(_current)]
+
+
+async def _place(services: CurrentServices) -> AsyncIterator[None]:
+    """A place among the requests, from before the body is read until the answer has been sent."""
+    async with services.admission.place():
+        yield
+
+
+IN_PLACE = Depends(_place)
 
 
 @asynccontextmanager
@@ -106,12 +122,14 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                     settings.image_cache_mib * MIB,
                 ),
                 admission=Admission(settings.max_in_flight, settings.max_queued),
+                sockets=Admission(settings.max_sockets, 0),
                 readiness=Readiness(
                     lambda: asyncio.to_thread(engines.vision.warm_up),
                     lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
                 ),
                 upload_limits=settings.upload_limits,
+                stream_limits=settings.stream_limits,
                 default_timeout_ms=settings.default_timeout_ms,
             )
             warming = asyncio.create_task(services.readiness.warm_up())

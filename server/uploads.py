@@ -16,7 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.errors import INVALID, MALFORMED, MEDIA_TYPE, TOO_LARGE, UPLOAD_TIMEOUT, RequestRejected
 from server.images import MEGA, ImageLimits, too_many_bytes
-from server.schemas import FieldFault, SegmentBody, SegmentOptions
+from server.schemas import FieldFault, ImageData, SegmentBody, SegmentOptions
 
 OPTIONS_BYTES = 65_536
 """Room for everything but the image."""
@@ -94,7 +94,7 @@ async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
 
 
 async def _read_json(request: Request, limits: ImageLimits) -> Upload:
-    limit = (limits.max_bytes + 2) // 3 * 4 + OPTIONS_BYTES
+    limit = base64_length(limits.max_bytes) + OPTIONS_BYTES
     body = bytearray()
     async for chunk in bounded(request, limit):
         body += chunk
@@ -108,14 +108,23 @@ def parse_json(body: bytes, limits: ImageLimits) -> Upload:
     try:
         parsed = SegmentBody.model_validate_json(body)
     except ValidationError as error:
-        raise _not_valid(error) from error
-    if len(parsed.image.data) > (limits.max_bytes + 2) // 3 * 4:
+        raise not_valid(error) from error
+    return Upload(parsed, image_bytes(parsed.image, limits))
+
+
+def image_bytes(image: ImageData, limits: ImageLimits) -> bytes:
+    """The file in a JSON request's image. Raises `RequestRejected` and `ImageRejected`."""
+    if len(image.data) > base64_length(limits.max_bytes):
         raise too_many_bytes(limits)
     try:
-        image = base64.b64decode(parsed.image.data, validate=True)
+        return base64.b64decode(image.data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _fault("image.data", "is not base64 (send the bare data, without a data: prefix)") from error
-    return Upload(parsed, image)
+
+
+def base64_length(length: int) -> int:
+    """How many characters that many bytes become."""
+    return (length + 2) // 3 * 4
 
 
 class _InMemoryParser(MultiPartParser):
@@ -154,18 +163,18 @@ async def _from_form(form: FormData, limits: ImageLimits) -> Upload:
     try:
         return Upload(SegmentOptions.model_validate_json(text), data)
     except ValidationError as error:
-        raise _not_valid(error) from error
+        raise not_valid(error) from error
 
 
-def _not_valid(error: ValidationError) -> RequestRejected:
-    """Pydantic's findings; what the client sent is not repeated."""
+def not_valid(error: ValidationError, skip: int = 0) -> RequestRejected:
+    """Pydantic's findings; what the client sent is not repeated. `skip` drops the first names of every path."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     if found[0]["type"] == "json_invalid":
         return RequestRejected(
             MALFORMED, "the request is not JSON: " + found[0]["msg"].removeprefix("Invalid JSON: ")
         )
     faults = [
-        FieldFault(field=".".join(map(str, fault["loc"])) or fault["type"], message=fault["msg"])
+        FieldFault(field=".".join(map(str, fault["loc"][skip:])) or fault["type"], message=fault["msg"])
         for fault in found
     ]
     return RequestRejected(INVALID, "; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
