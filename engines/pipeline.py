@@ -146,6 +146,14 @@ class Pipeline:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
+    async def encode(self, image: PreparedImage) -> None:
+        """Encode an image before anybody asks about it. Raises `VisionFailed` and `Overloaded`."""
+        await self._embeddings.get_or_encode(image)
+
+    def forget(self, digest: str) -> None:
+        """Remember nothing of an image any longer."""
+        self._embeddings.forget(digest)
+
     async def _work(self, ticket: _Ticket, load: LoadImage) -> None:
         """All stages within the deadline; of the faults of several stages the first one is raised."""
         limit = asyncio.timeout_at(ticket.deadline.at)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from server.errors import add_error_handlers
 from server.openapi import complete_openapi
-from server.routes import health, models, segment
+from server.routes import batch, health, images, models, segment
 from server.services import Services
 
 TITLE = "r2sm-server"
@@ -26,7 +26,7 @@ def create_app(open_services: OpenServices) -> FastAPI:
             yield
 
     app = FastAPI(title=TITLE, lifespan=lifespan)
-    for router in (segment.router, models.router, health.router):
+    for router in (segment.router, batch.router, images.router, models.router, health.router):
         app.include_router(router)
     add_error_handlers(app)
     complete_openapi(app)

@@ -8,7 +8,7 @@ from pydantic import Field, RootModel, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from server.errors import RequestRejected
-from server.schemas import ImageData, RequestModel, SegmentOptions
+from server.schemas import ImageSource, RequestModel, SegmentOptions
 from server.uploads import not_valid
 
 ClientId = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -19,7 +19,7 @@ class SegmentMessage(SegmentOptions):
 
     type: Literal["segment"]
     id: ClientId = Field(description="The client's own; free again when the request has ended.")
-    image: ImageData | None = None
+    image: ImageSource | None = None
 
 
 class CancelMessage(RequestModel):

@@ -11,10 +11,10 @@ from pydantic.json_schema import models_json_schema
 from server.errors import PROBLEM_JSON
 from server.events import StreamEvent
 from server.messages import ClientMessage
-from server.schemas import Problem, SegmentBody, SegmentOptions, SegmentResponse
+from server.schemas import BatchBody, Problem, SegmentBody, SegmentOptions, SegmentResponse
 
 COMPONENT = "#/components/schemas/{model}"
-MODELS = (SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
+MODELS = (BatchBody, SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -37,6 +37,29 @@ SEGMENT_BODY: dict[str, Any] = {
                     },
                 },
                 "encoding": {"request": {"contentType": "application/json"}},
+            },
+        },
+    }
+}
+BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(BatchBody.__name__)}},
+    }
+}
+IMAGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                },
             },
         },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
@@ -15,6 +16,8 @@ from engines.pipeline import MaskChoice, SegmentRequest
 MAX_PROMPT = 2000  # characters
 MAX_REASONING_TOKENS = 4096
 MAX_TIMEOUT_MS = 600_000
+MAX_IMAGE_ID, MAX_URL = 100, 2000  # characters
+MAX_BATCH = 16
 
 
 def _objects(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -79,16 +82,41 @@ class SegmentOptions(RequestModel):
         )
 
 
-class ImageData(RequestModel):
-    """The image inside a JSON request."""
+class ImageSource(RequestModel):
+    """The image of a JSON request, in one of three ways."""
 
-    data: str = Field(description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [way], "properties": {way: {"type": "string"}}} for way in ("data", "id", "url")
+            ]
+        }
+    )
+
+    data: str | None = Field(None, description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")
+    id: str | None = Field(None, max_length=MAX_IMAGE_ID, description="The id of an uploaded image.")
+    url: str | None = Field(
+        None, max_length=MAX_URL, description="Where the image is; its host must be allowed by the operator."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ImageSource:
+        if [self.data, self.id, self.url].count(None) != 2:
+            raise PydanticCustomError("image", "must have one of data, id and url")
+        return self
 
 
 class SegmentBody(SegmentOptions):
     """A whole request as JSON."""
 
-    image: ImageData
+    image: ImageSource
+
+
+class BatchBody(RequestModel):
+    """Several requests on one image."""
+
+    image: ImageSource
+    requests: list[SegmentOptions] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class ImageInfo(BaseModel):
@@ -97,6 +125,12 @@ class ImageInfo(BaseModel):
     id: str
     width: int
     height: int
+
+
+class StoredImageInfo(ImageInfo):
+    """An uploaded image. It may be forgotten before `expires_at` where many others are uploaded."""
+
+    expires_at: datetime
 
 
 class DecisionInfo(BaseModel):
@@ -204,3 +238,17 @@ class Problem(BaseModel):
     detail: str
     instance: str
     errors: list[FieldFault] = []
+
+
+class BatchResult(BaseModel):
+    """What became of one request of a batch: its answer, or the problem with the status it would have had."""
+
+    status: int
+    response: SegmentResponse | None = None
+    problem: Problem | None = None
+
+
+class BatchResponse(BaseModel):
+    """The results in the order of the requests."""
+
+    results: list[BatchResult]

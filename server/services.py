@@ -23,10 +23,13 @@ from engines.mllm.results import RoleHealth
 from engines.pipeline import Mllm, Pipeline, SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
+from server.image_store import ImageStore
 from server.images import ImageLoader
 from server.readiness import Readiness
+from server.remote_images import RemoteImages
 from server.schemas import ModelInfo, SegmentOptions
 from server.settings import MIB, Settings, StreamLimits
+from server.sources import ImageSources
 from server.uploads import UploadLimits
 
 WARM_UP_SECONDS = 60.0
@@ -75,7 +78,7 @@ class Services:
 
     model: ModelInfo
     pipeline: Pipeline
-    images: ImageLoader
+    sources: ImageSources
     admission: Admission
     sockets: Admission
     readiness: Readiness
@@ -112,15 +115,16 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
         async with open_pipeline(
             engines.answer, engines.mask_threshold, engines.mllm, engines.vision, settings.pipeline_limits
         ) as pipeline:
+            limits = settings.upload_limits.image
+            loader = ImageLoader(
+                engines.preparer.prepare, limits, image_threads, settings.image_cache_mib * MIB
+            )
+            store = ImageStore(settings.stored_images_mib * MIB, settings.stored_image_seconds)
+            remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
             services = Services(
                 model=engines.info(),
                 pipeline=pipeline,
-                images=ImageLoader(
-                    engines.preparer.prepare,
-                    settings.upload_limits.image,
-                    image_threads,
-                    settings.image_cache_mib * MIB,
-                ),
+                sources=ImageSources(loader, store, remote, limits, pipeline),
                 admission=Admission(settings.max_in_flight, settings.max_queued),
                 sockets=Admission(settings.max_sockets, 0),
                 readiness=Readiness(
@@ -138,7 +142,7 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                 yield services
             finally:
                 warming.cancel()
-                await asyncio.gather(warming, return_exceptions=True)
+                await asyncio.gather(warming, services.sources.aclose(), return_exceptions=True)
 
 
 async def _try_request(pipeline: Pipeline, engines: Engines) -> None:

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     image_threads: PositiveInt = 2
     image_cache_mib: NonNegativeInt = 128
 
+    stored_images_mib: NonNegativeInt = 512
+    stored_image_seconds: PositiveFloat = 3600.0
+    image_url_hosts: frozenset[str] = frozenset()
+    image_url_seconds: PositiveFloat = 10.0
+
     heartbeat_seconds: PositiveFloat = 15.0
     stall_seconds: PositiveFloat = 20.0
     stream_buffer_kib: PositiveInt = 1024

@@ -21,10 +21,10 @@ from server.events import Narrator
 from server.images import ImageLimits
 from server.messages import CancelMessage, Message, MessageRejected, SegmentMessage, parse_message
 from server.outbox import Outbox
-from server.schemas import FieldFault
+from server.schemas import FieldFault, ImageSource
 from server.services import Services
 from server.streaming import Telling
-from server.uploads import OPTIONS_BYTES, SMALL, base64_length, image_bytes
+from server.uploads import OPTIONS_BYTES, SMALL, base64_length
 
 POLICY, TOO_BIG, TRY_AGAIN_LATER = 1008, 1009, 1013  # close codes of RFC 6455 and of its registry
 MAX_MALFORMED = 8
@@ -189,16 +189,16 @@ class Session:
         try:
             async with self._services.admission.place():
                 image = await self._image(asked)
-                telling = Telling(asked.message, lambda: self._services.images.load(image), asked.narrator)
+                telling = Telling(asked.message, lambda: self._services.sources.load(image), asked.narrator)
                 await telling.tell(self._services, self._outbox.put)
         except Exception as error:
             await self._outbox.put(asked.narrator.fail(error, "socket"))
         finally:
             self._requests.pop(asked.message.id, None)
 
-    async def _image(self, asked: _Asked) -> bytes:
+    async def _image(self, asked: _Asked) -> ImageSource | bytes:
         if asked.message.image is not None:
-            return await asyncio.to_thread(image_bytes, asked.message.image, self._limits.image)
+            return asked.message.image
         assert asked.frame is not None
         try:
             async with asyncio.timeout(self._limits.seconds):

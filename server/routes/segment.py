@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import aclosing
 
 from fastapi import APIRouter, Request, Response, WebSocket
 
 from engines.errors import Overloaded
+from engines.images import PreparedImage
 from server.accept import preferred
-from server.collect import collect
+from server.answering import answer
 from server.disconnects import unless_left
 from server.events import Narrator
 from server.openapi import SEGMENT_BODY, SEGMENT_FORMS, problems
 from server.schemas import SegmentResponse
-from server.services import IN_PLACE, CurrentServices, Services
+from server.services import IN_PLACE, CurrentServices
 from server.sockets import TRY_AGAIN_LATER, Session
 from server.streaming import EVENT_STREAM, EventStream, Telling
-from server.uploads import Upload, read_upload
+from server.uploads import read_upload
 
 JSON = "application/json"
 
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["segment"])
 @router.post(
     "/segment",
     response_model=SegmentResponse,
-    responses={200: SEGMENT_FORMS, **problems(400, 406, 408, 413, 415, 422, 500, 503, 504)},
+    responses={200: SEGMENT_FORMS, **problems(400, 404, 406, 408, 413, 415, 422, 500, 503, 504)},
     openapi_extra=SEGMENT_BODY,
     dependencies=[IN_PLACE],
 )
@@ -38,11 +38,14 @@ async def segment(request: Request, services: CurrentServices) -> Response:
     """
     form = preferred(request.headers.get("accept", ""), (JSON, EVENT_STREAM))
     upload = await read_upload(request, services.upload_limits)
+
+    async def load() -> PreparedImage:
+        return await services.sources.load(upload.image)
+
     if form == EVENT_STREAM:
         narrator = Narrator(f"seg_{uuid.uuid4().hex}", services.model.id)
-        telling = Telling(upload.options, lambda: services.images.load(upload.image), narrator)
-        return EventStream(telling, services)
-    response = await unless_left(request, _segment(upload, services))
+        return EventStream(Telling(upload.options, load, narrator), services)
+    response = await unless_left(request, answer(upload.options, load, services))
     return Response(response.model_dump_json(), media_type=JSON)
 
 
@@ -55,14 +58,3 @@ async def stream(socket: WebSocket, services: CurrentServices) -> None:
             await Session(socket, services).run()
     except Overloaded:
         await socket.close(TRY_AGAIN_LATER, "too many connections are open")
-
-
-async def _segment(upload: Upload, services: Services) -> SegmentResponse:
-    options = upload.options
-    deadline = services.deadline(options)
-    async with services.admission.turn(deadline):
-        events = services.pipeline.segment(
-            options.to_request(), lambda: services.images.load(upload.image), deadline
-        )
-        async with aclosing(events):
-            return await collect(events, services.model.id, with_reasoning="reasoning" in options.include)

@@ -89,7 +89,19 @@ async def test_the_openapi_document_is_whole(gateway: Gateway) -> None:
     assert references(document) <= {f"#/components/schemas/{name}" for name in schemas}
     segment = document["paths"]["/v1/segment"]["post"]
     assert set(segment["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
-    assert set(segment["responses"]) == {"200", "400", "406", "408", "413", "415", "422", "500", "503", "504"}
+    assert set(segment["responses"]) == {
+        "200",
+        "400",
+        "404",
+        "406",
+        "408",
+        "413",
+        "415",
+        "422",
+        "500",
+        "503",
+        "504",
+    }
     for status, response in segment["responses"].items():
         kinds = {"application/json", "text/event-stream"} if status == "200" else {"application/problem+json"}
         assert set(response["content"]) == kinds
