@@ -52,6 +52,7 @@ class SegmentRequest:
     reasoning: ReasoningLength = "full"
     max_reasoning_tokens: int | None = None
     heatmap: bool = False
+    union: bool = False
 
     @property
     def forced_type(self) -> MaskType | None:
@@ -277,6 +278,9 @@ class Pipeline:
             if ticket.request.mask_type == "both":
                 for hidden in await self._finisher.hidden(masks):
                     ticket.emit(hidden)
+            if ticket.request.union:
+                for union in await self._finisher.unions(masks):
+                    ticket.emit(union)
 
 
 def _first_fault(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,4 +15,4 @@ async def answer(options: SegmentOptions, load: LoadImage, services: Services) -
     deadline = services.deadline(options)
     events = services.pipeline.segment(options.to_request(), load, deadline)
     async with services.admission.turn(deadline), aclosing(events):
-        return await collect(events, services.model.id, with_reasoning="reasoning" in options.include)
+        return await collect(events, services.model.id, options.include)

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Set
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
-from engines.events import Accepted, DecisionMade, Done, Event, HeatmapReady, HiddenReady, MaskReady, MaskType
+from engines.events import (
+    Accepted,
+    DecisionMade,
+    Done,
+    Event,
+    HeatmapReady,
+    HiddenReady,
+    MaskReady,
+    MaskType,
+    UnionReady,
+)
 from server.collect import draw_heatmap
 from server.errors import problem_of
-from server.schemas import DecisionInfo, HeatmapInfo, HiddenInfo, ImageInfo, MaskInfo, Problem, UsageInfo
+from server.forms import FORMS, mask_info
+from server.schemas import (
+    DecisionInfo,
+    Extra,
+    HeatmapInfo,
+    HiddenInfo,
+    ImageInfo,
+    MaskInfo,
+    Problem,
+    UnionInfo,
+    UsageInfo,
+)
 
 
 class _Event(BaseModel):
@@ -69,6 +91,12 @@ class HiddenEvent(_Event, HiddenInfo):
     type: Literal["hidden"] = "hidden"
 
 
+class UnionEvent(_Event, UnionInfo):
+    """All objects as one mask; comes with ``"include": ["union"]``."""
+
+    type: Literal["union"] = "union"
+
+
 class DoneEvent(_Event):
     """The last event of a request that succeeded."""
 
@@ -98,6 +126,7 @@ WireEvent = (
     | HeatmapEvent
     | MaskEvent
     | HiddenEvent
+    | UnionEvent
     | DoneEvent
     | ErrorEvent
     | PongEvent
@@ -109,11 +138,12 @@ class StreamEvent(RootModel[Annotated[WireEvent, Field(discriminator="type")]]):
 
 
 class Narrator:
-    """Tells one request's story: numbers its events and notes when they came."""
+    """Tells one request's story: numbers its events and notes when they came. `include` as in its options."""
 
-    def __init__(self, id: str | None, model: str) -> None:
+    def __init__(self, id: str | None, model: str, include: Set[Extra] = frozenset()) -> None:
         self.id = id
         self._model = model
+        self._include = include
         self._seq = 0
         self._accepted: float | None = None
 
@@ -124,6 +154,9 @@ class Narrator:
             return HeatmapEvent(
                 **self._stamp(), object=event.object, mask_type=event.mask_type, **drawn.model_dump()
             )
+        if isinstance(event, MaskReady) and self._include & FORMS:
+            info = await asyncio.to_thread(mask_info, event, self._include)
+            return MaskEvent(**self._stamp(), **info.model_dump())
         return self._tell(event)
 
     def fail(self, error: Exception, where: str) -> ErrorEvent:
@@ -150,6 +183,8 @@ class Narrator:
             return MaskEvent(**self._stamp(), **asdict(event))
         if isinstance(event, HiddenReady):
             return HiddenEvent(**self._stamp(), **asdict(event))
+        if isinstance(event, UnionReady):
+            return UnionEvent(**self._stamp(), **asdict(event))
         if isinstance(event, Done):
             return DoneEvent(
                 **self._stamp(), timings_ms=event.timings_ms, usage=UsageInfo(**asdict(event.usage))

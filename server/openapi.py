@@ -11,10 +11,10 @@ from pydantic.json_schema import models_json_schema
 from server.errors import PROBLEM_JSON
 from server.events import StreamEvent
 from server.messages import ClientMessage
-from server.schemas import BatchBody, Problem, SegmentBody, SegmentOptions, SegmentResponse
+from server.schemas import BatchBody, CocoResults, Problem, SegmentBody, SegmentOptions, SegmentResponse
 
 COMPONENT = "#/components/schemas/{model}"
-MODELS = (BatchBody, SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
+MODELS = (BatchBody, CocoResults, SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -69,6 +69,8 @@ SEGMENT_FORMS: dict[str, Any] = {
     "content": {
         "application/json": {"schema": _ref(SegmentResponse.__name__)},
         "text/event-stream": {"schema": _ref(StreamEvent.__name__)},
+        "image/png": {"schema": {"type": "string", "format": "binary"}},
+        "application/vnd.coco.results+json": {"schema": _ref(CocoResults.__name__)},
     },
 }
 

@@ -6,7 +6,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from engines.events import MaskType, Rle
@@ -30,17 +38,28 @@ def _objects(value: Any, handler: Callable[[Any], Any]) -> Any:
         ) from None
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
 Objects = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_OBJECTS, strict=True)], WrapValidator(_objects)
 ]
-Extra = Literal["heatmap", "reasoning"]
+Extra = Literal["heatmap", "reasoning", "union", "polygon", "png"]
 
 
 class RequestModel(BaseModel):
     """Nothing unknown, nothing converted: what is not as it must be is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class CocoIds(RequestModel):
+    """What COCO results call this image, its id if nothing else is said, and what was found in it."""
+
+    image_id: int | Annotated[str, StringConstraints(max_length=200)] | None = None
+    category_id: int = 1
 
 
 class SegmentOptions(RequestModel):
@@ -56,8 +75,10 @@ class SegmentOptions(RequestModel):
     )
     objects: Objects = Field("auto", description="How many objects the prompt means; `auto` asks the model.")
     include: frozenset[Extra] = Field(
-        frozenset({"reasoning"}), description="The parts of the response that may be left out."
+        frozenset({"reasoning"}),
+        description="The parts of the response that may be left out; `polygon` and `png` are further forms of masks.",
     )
+    coco: CocoIds | None = Field(None, description="The ids of COCO results; they mean nothing otherwise.")
     timeout_ms: int | None = Field(
         None, ge=1, le=MAX_TIMEOUT_MS, description="The deadline, from the moment the request is read."
     )
@@ -79,6 +100,7 @@ class SegmentOptions(RequestModel):
             reasoning=self.reasoning,
             max_reasoning_tokens=self.max_reasoning_tokens,
             heatmap="heatmap" in self.include,
+            union="union" in self.include,
         )
 
 
@@ -142,7 +164,11 @@ class DecisionInfo(BaseModel):
 
 
 class MaskInfo(BaseModel):
-    """One mask; `bbox` is [x, y, width, height] in pixels, `score` the predicted IoU."""
+    """One mask; `bbox` is [x, y, width, height] in pixels, `score` the predicted IoU.
+
+    Where included, `polygon` holds its outlines as COCO does, [x, y, x, y, …] without holes, and `png_base64` the
+    mask as a grey PNG, 255 inside.
+    """
 
     object: int
     mask_type: MaskType
@@ -150,6 +176,8 @@ class MaskInfo(BaseModel):
     bbox: list[float]
     area: int
     score: float
+    polygon: list[list[float]] | None = Field(None, exclude_if=_is_none)
+    png_base64: str | None = Field(None, exclude_if=_is_none)
 
 
 class HiddenInfo(BaseModel):
@@ -158,6 +186,15 @@ class HiddenInfo(BaseModel):
     object: int
     rle: Rle
     fraction: float
+
+
+class UnionInfo(BaseModel):
+    """All objects' masks of one type as one mask."""
+
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
 
 
 class HeatmapInfo(BaseModel):
@@ -187,6 +224,7 @@ class SegmentResponse(BaseModel):
     decision: DecisionInfo
     masks: list[MaskInfo]
     hidden: list[HiddenInfo]
+    union: list[UnionInfo] | None = Field(None, exclude_if=_is_none, description="there if included")
     heatmap: HeatmapInfo | None = Field(description="null unless included and an object was found")
     timings_ms: dict[str, float]
     usage: UsageInfo
@@ -252,3 +290,17 @@ class BatchResponse(BaseModel):
     """The results in the order of the requests."""
 
     results: list[BatchResult]
+
+
+class CocoResult(BaseModel):
+    """One mask as annotation tools and pycocotools' ``loadRes`` take it."""
+
+    image_id: int | str
+    category_id: int
+    segmentation: Rle
+    bbox: list[float]
+    score: float
+
+
+class CocoResults(RootModel[list[CocoResult]]):
+    """COCO results, as ``loadRes`` reads them from a file."""

@@ -156,7 +156,7 @@ class Session:
         if self._owed is not None:
             raise _Closing(POLICY, "the binary frame of another request was expected")
         frame = asyncio.get_running_loop().create_future() if message.image is None else None
-        asked = _Asked(message, Narrator(message.id, self._services.model.id), frame)
+        asked = _Asked(message, Narrator(message.id, self._services.model.id, message.include), frame)
         if frame is not None:
             self._owed = asked
         self._requests[message.id] = asked

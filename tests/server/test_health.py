@@ -12,6 +12,8 @@ from server.schemas import SegmentBody
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.stand_ins import ScriptedMllm
 
+FORMS = {"application/json", "text/event-stream", "image/png", "application/vnd.coco.results+json"}
+
 
 async def test_live_and_ready(gateway: Gateway) -> None:
     assert (await gateway.client.get("/livez")).json() == {"status": "live"}
@@ -103,7 +105,7 @@ async def test_the_openapi_document_is_whole(gateway: Gateway) -> None:
         "504",
     }
     for status, response in segment["responses"].items():
-        kinds = {"application/json", "text/event-stream"} if status == "200" else {"application/problem+json"}
+        kinds = FORMS if status == "200" else {"application/problem+json"}
         assert set(response["content"]) == kinds
     assert set(schemas["SegmentBody"]["properties"]) == set(SegmentBody.model_fields)
     assert schemas["SegmentBody"]["additionalProperties"] is False
