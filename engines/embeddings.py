@@ -30,6 +30,10 @@ class Embeddings:
         """
         return await self._cache.get_or_make(image.digest, lambda: self._encoder.submit(image.vision))
 
+    def forget(self, digest: str) -> None:
+        """Remember an image's embedding no longer."""
+        self._cache.discard(digest)
+
     async def aclose(self) -> None:
         """Stop the encodes under way."""
         await self._cache.aclose()

@@ -80,6 +80,16 @@ class HiddenReady:
 
 
 @dataclass(frozen=True, slots=True)
+class UnionReady:
+    """All objects' masks of one type as one mask: `bbox` [x, y, width, height] and `area` in pixels."""
+
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens the language model read and wrote for this request."""
 
@@ -95,4 +105,4 @@ class Done:
     usage: Usage = field(default_factory=Usage)
 
 
-Event = Accepted | ReasoningDelta | DecisionMade | HeatmapReady | MaskReady | HiddenReady | Done
+Event = Accepted | ReasoningDelta | DecisionMade | HeatmapReady | MaskReady | HiddenReady | UnionReady | Done

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from engines.events import HeatmapReady, HiddenReady, MaskReady, MaskType
+from engines.events import HeatmapReady, HiddenReady, MaskReady, MaskType, UnionReady
 from engines.vision import masks
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded
@@ -60,6 +60,15 @@ class Finisher:
             if len(by_type) == 2:
                 pairs.append((by_type["amodal"], by_type["modal"]))
         return await self._map(_hidden_part, pairs)
+
+    async def unions(self, ready: Sequence[MaskReady]) -> list[UnionReady]:
+        """All objects together, for every mask type of `ready`."""
+
+        def union(mask_type: MaskType) -> UnionReady:
+            whole = masks.unite([mask.rle for mask in ready if mask.mask_type == mask_type])
+            return UnionReady(mask_type, whole.rle, whole.bbox, whole.area)
+
+        return await self._map(union, list(dict.fromkeys(mask.mask_type for mask in ready)))
 
     async def _map(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         loop = asyncio.get_running_loop()

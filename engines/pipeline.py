@@ -52,6 +52,7 @@ class SegmentRequest:
     reasoning: ReasoningLength = "full"
     max_reasoning_tokens: int | None = None
     heatmap: bool = False
+    union: bool = False
 
     @property
     def forced_type(self) -> MaskType | None:
@@ -145,6 +146,14 @@ class Pipeline:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+    async def encode(self, image: PreparedImage) -> None:
+        """Encode an image before anybody asks about it. Raises `VisionFailed` and `Overloaded`."""
+        await self._embeddings.get_or_encode(image)
+
+    def forget(self, digest: str) -> None:
+        """Remember nothing of an image any longer."""
+        self._embeddings.forget(digest)
 
     async def _work(self, ticket: _Ticket, load: LoadImage) -> None:
         """All stages within the deadline; of the faults of several stages the first one is raised."""
@@ -269,6 +278,9 @@ class Pipeline:
             if ticket.request.mask_type == "both":
                 for hidden in await self._finisher.hidden(masks):
                     ticket.emit(hidden)
+            if ticket.request.union:
+                for union in await self._finisher.unions(masks):
+                    ticket.emit(union)
 
 
 def _first_fault(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -61,6 +61,11 @@ class SingleFlightCache(Generic[Value]):
             self.counts.joined += 1
         return await self._wait(key, flight)
 
+    def discard(self, key: str) -> None:
+        """Forget the value of `key`, if it is known; one in the making goes on."""
+        if (kept := self._kept.pop(key, None)) is not None:
+            self.nbytes -= self._weigh(kept)
+
     async def aclose(self) -> None:
         """Cancel what is in the making and forget everything."""
         tasks = [flight.task for flight in self._flights.values()]

@@ -1,17 +1,41 @@
-"""A client of the server, for the command line, the evaluation and the tests."""
+"""A client of the server, for the command line, the evaluation, the tests and applications."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
-from server.schemas import Problem, SegmentOptions, SegmentResponse
+from engines.vision import masks
+from server.events import ErrorEvent, WireEvent
+from server.retries import NEVER, Retries
+from server.schemas import (
+    BatchBody,
+    BatchResponse,
+    HiddenInfo,
+    ImageSource,
+    MaskInfo,
+    Problem,
+    SegmentBody,
+    SegmentOptions,
+    SegmentResponse,
+    StoredImageInfo,
+    UnionInfo,
+)
+from server.sse import read_events
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 660.0  # longer than any deadline the server accepts
+
+Answer = TypeVar("Answer", bound=BaseModel)
+AnyImage = bytes | ImageSource
 
 
 class SegmentFailed(Exception):
@@ -30,11 +54,33 @@ class ServerAway(SegmentFailed):
     """Nothing answers at the URL."""
 
 
-class SegmentClient:
-    """Talks to one server. Every method raises `SegmentFailed`, or `ServerAway` if nobody answers."""
+def uploaded(id: str) -> ImageSource:
+    """The image that was uploaded and got this id."""
+    return ImageSource(id=id)
 
-    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+
+def at_url(url: str) -> ImageSource:
+    """The image at a URL whose host the server's operator allows."""
+    return ImageSource(url=url)
+
+
+def pixels(mask: MaskInfo | HiddenInfo | UnionInfo) -> NDArray[np.bool_]:
+    """A mask as bool [H, W], upright as the image is."""
+    return masks.decode(mask.rle)
+
+
+class SegmentClient:
+    """Talks to one server. Every method raises `SegmentFailed`, or `ServerAway` if nobody answers.
+
+    Images are the bytes of a file, `uploaded` or `at_url`. Refusals that are worth it are tried again as `retries`
+    says.
+    """
+
+    def __init__(
+        self, url: str, transport: httpx.AsyncBaseTransport | None = None, retries: Retries | None = None
+    ) -> None:
         self.url = url
+        self._retries = retries or Retries()
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None)
         try:
@@ -50,30 +96,61 @@ class SegmentClient:
     ) -> None:
         await self._http.aclose()
 
-    async def segment(self, image: bytes, prompt: str, **options: object) -> SegmentResponse:
-        """Segment what `prompt` means in the image file `image`; `options` are those of `SegmentOptions`.
+    async def segment(self, image: AnyImage, prompt: str, **options: object) -> SegmentResponse:
+        """Segment what `prompt` means in the image; `options` are those of `SegmentOptions`.
 
         Raises:
             ValidationError: an option is unknown or has no such value.
         """
-        asked = SegmentOptions.model_validate({"prompt": prompt, **options}, strict=False)
-        response = await self._send(
-            "POST",
-            "/v1/segment",
-            files={"image": ("image", image, "application/octet-stream")},
-            data={"request": asked.model_dump_json(exclude_unset=True)},
-        )
-        try:
-            return SegmentResponse.model_validate_json(response.content)
-        except ValidationError as error:
-            raise SegmentFailed(
-                f"{self.url} does not answer like r2sm-server", response.status_code
-            ) from error
+        response = await self._send("POST", "/v1/segment", **_request(image, {"prompt": prompt, **options}))
+        return self._read(SegmentResponse, response)
+
+    async def stream(
+        self, image: AnyImage, prompt: str, **options: object
+    ) -> AsyncGenerator[WireEvent, None]:
+        """The same, event by event as the server tells them. Close the iterator to stop the work.
+
+        Raises:
+            ValidationError: as `segment`.
+            SegmentFailed: an `error` event came, or the stream broke off.
+        """
+        request = _request(image, {"prompt": prompt, **options})
+        async with self._open(
+            "POST", "/v1/segment", headers={"Accept": "text/event-stream"}, **request
+        ) as answer:
+            try:
+                async with aclosing(read_events(answer.aiter_lines())) as events:
+                    async for event in events:
+                        if isinstance(event, ErrorEvent):
+                            raise _failed(event.problem)
+                        yield event
+                        if event.type == "done":
+                            return
+            except ValidationError as error:
+                raise self._stranger(answer) from error
+        raise SegmentFailed(f"the stream from {self.url} broke off")
+
+    async def segment_all(self, image: AnyImage, requests: Sequence[Mapping[str, object]]) -> BatchResponse:
+        """Several requests on one image, each a mapping with `prompt` and options. Failures are in the results."""
+        source = image if isinstance(image, ImageSource) else uploaded((await self.upload(image)).id)
+        asked = [_options(dict(request)) for request in requests]
+        body = BatchBody(image=source, requests=asked).model_dump(mode="json", exclude_unset=True)
+        return self._read(BatchResponse, await self._send("POST", "/v1/segment/batch", json=body))
+
+    async def upload(self, image: bytes) -> StoredImageInfo:
+        """Send an image file once; its id can be asked about until it expires."""
+        headers = {"Content-Type": "application/octet-stream"}
+        response = await self._send("POST", "/v1/images", content=image, headers=headers)
+        return self._read(StoredImageInfo, response)
+
+    async def delete(self, id: str) -> None:
+        """Have an uploaded image forgotten."""
+        await self._send("DELETE", f"/v1/images/{id}")
 
     async def ready(self) -> bool:
         """Whether the server could serve now. Raises `ServerAway` only."""
         try:
-            await self._send("GET", "/readyz")
+            await self._send("GET", "/readyz", retries=NEVER)
         except ServerAway:
             raise
         except SegmentFailed:
@@ -81,26 +158,68 @@ class SegmentClient:
         return True
 
     async def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        files: dict[str, tuple[str, bytes, str]] | None = None,
-        data: dict[str, str] | None = None,
+        self, method: str, path: str, *, retries: Retries | None = None, **request: Any
     ) -> httpx.Response:
+        async with self._open(method, path, retries=retries, **request) as response:
+            await response.aread()
+        return response
+
+    @asynccontextmanager
+    async def _open(
+        self, method: str, path: str, *, retries: Retries | None = None, **request: Any
+    ) -> AsyncIterator[httpx.Response]:
+        """A successful response that has not been read; refusals are tried again. Raises `SegmentFailed`."""
+        retries = retries or self._retries
+        tried = 0
         try:
-            response = await self._http.request(method, path, files=files, data=data)
+            while True:
+                async with self._http.stream(method, path, **request) as response:
+                    if response.is_success:
+                        yield response
+                        return
+                    await response.aread()
+                tried += 1
+                wait = retries.wait(tried, response.status_code, response.headers.get("retry-after"))
+                if wait is None:
+                    raise _refused(response)
+                await asyncio.sleep(wait)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise ServerAway(f"no answer from {self.url} ({reason}); is `r2sm serve` running?") from error
-        if not response.is_success:
-            raise _refused(response)
-        return response
+
+    def _read(self, model: type[Answer], response: httpx.Response) -> Answer:
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise self._stranger(response) from error
+
+    def _stranger(self, response: httpx.Response) -> SegmentFailed:
+        return SegmentFailed(f"{self.url} does not answer like r2sm-server", response.status_code)
+
+
+def _options(options: dict[str, object]) -> SegmentOptions:
+    return SegmentOptions.model_validate(options, strict=False)
+
+
+def _request(image: AnyImage, options: dict[str, object]) -> dict[str, Any]:
+    """A request's body for httpx: multipart with a file, else JSON. Raises `ValidationError`."""
+    asked = _options(options)
+    if isinstance(image, ImageSource):
+        named = asked.model_dump(exclude_unset=True)
+        body = SegmentBody.model_validate({**named, "image": image})
+        return {"json": body.model_dump(mode="json", exclude_unset=True)}
+    return {
+        "files": {"image": ("image", image, "application/octet-stream")},
+        "data": {"request": asked.model_dump_json(exclude_unset=True)},
+    }
 
 
 def _refused(response: httpx.Response) -> SegmentFailed:
     try:
-        problem = Problem.model_validate_json(response.content)
+        return _failed(Problem.model_validate_json(response.content))
     except ValidationError:
         return SegmentFailed(f"the server answered {response.status_code}", response.status_code)
-    return SegmentFailed(f"{problem.title}: {problem.detail}", response.status_code, problem)
+
+
+def _failed(problem: Problem) -> SegmentFailed:
+    return SegmentFailed(f"{problem.title}: {problem.detail}", problem.status, problem)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import io
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import asdict
 
 import numpy as np
@@ -22,30 +22,35 @@ from engines.events import (
     HiddenReady,
     MaskReady,
     ReasoningDelta,
+    UnionReady,
 )
+from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
+    Extra,
     HeatmapInfo,
     HiddenInfo,
     ImageInfo,
-    MaskInfo,
     SegmentResponse,
+    UnionInfo,
     UsageInfo,
 )
 
 
-async def collect(events: AsyncIterator[Event], model: str, *, with_reasoning: bool) -> SegmentResponse:
+async def collect(events: AsyncIterator[Event], model: str, include: Set[Extra]) -> SegmentResponse:
     """Wait for the last event and tell them all at once. Raises what the pipeline raises."""
     seen = [event async for event in events]
     heatmaps = [event.probabilities for event in seen if isinstance(event, HeatmapReady)]
     heatmap = await asyncio.to_thread(draw_heatmap, heatmaps) if heatmaps else None
-    return assemble(seen, model, heatmap, with_reasoning=with_reasoning)
+    if include & FORMS:
+        return await asyncio.to_thread(assemble, seen, model, heatmap, include)
+    return assemble(seen, model, heatmap, include)
 
 
 def assemble(
-    seen: Sequence[Event], model: str, heatmap: HeatmapInfo | None, *, with_reasoning: bool
+    seen: Sequence[Event], model: str, heatmap: HeatmapInfo | None, include: Set[Extra]
 ) -> SegmentResponse:
-    """The response that a whole sequence of events, `Accepted` to `Done`, amounts to."""
+    """The response that a whole sequence of events, `Accepted` to `Done`, amounts to. Blocking as `mask_info`."""
     [accepted] = [event for event in seen if isinstance(event, Accepted)]
     [decision] = [event for event in seen if isinstance(event, DecisionMade)]
     [done] = [event for event in seen if isinstance(event, Done)]
@@ -54,12 +59,17 @@ def assemble(
         id=f"seg_{uuid.uuid4().hex}",
         model=model,
         image=ImageInfo(id=accepted.digest, width=accepted.width, height=accepted.height),
-        reasoning=text if with_reasoning else None,
+        reasoning=text if "reasoning" in include else None,
         decision=DecisionInfo(
             mask_type=decision.mask_type, confidence=decision.confidence, source=decision.source
         ),
-        masks=[MaskInfo(**asdict(event)) for event in seen if isinstance(event, MaskReady)],
+        masks=[mask_info(event, include) for event in seen if isinstance(event, MaskReady)],
         hidden=[HiddenInfo(**asdict(event)) for event in seen if isinstance(event, HiddenReady)],
+        union=(
+            [UnionInfo(**asdict(event)) for event in seen if isinstance(event, UnionReady)]
+            if "union" in include
+            else None
+        ),
         heatmap=heatmap,
         timings_ms=done.timings_ms,
         usage=UsageInfo(**asdict(done.usage)),

@@ -48,6 +48,12 @@ UPLOAD_TIMEOUT = Kind("upload-timeout", 408, "The request did not arrive in time
 TOO_LARGE = Kind("request-too-large", 413, "The request is too large")
 MEDIA_TYPE = Kind("unsupported-media-type", 415, "The request has an unsupported media type")
 INVALID = Kind("invalid-request", 422, "The request is not valid")
+CANCELLED = Kind("cancelled", 499, "The request was cancelled")
+CONFLICT = Kind("id-in-use", 409, "The id is in use")
+NO_SUCH_REQUEST = Kind("no-such-request", 404, "There is no such request")
+NO_SUCH_IMAGE = Kind("image-not-found", 404, "There is no such image")
+REMOTE_IMAGE = Kind("image-unreachable", 422, "The image cannot be fetched")
+NOT_ACCEPTABLE = Kind("not-acceptable", 406, "No such form of answer")
 NOT_READY = Kind("not-ready", 503, "The server is not ready")
 INTERNAL = Kind("internal", 500, "The server failed", "An unexpected error; it is in the server's log.")
 UNAVAILABLE = Kind(
@@ -128,12 +134,17 @@ def as_response(document: Problem, retry_after: float = 0) -> Response:
     return Response(document.model_dump_json(), document.status, headers, PROBLEM_JSON)
 
 
-async def _any_error(request: Request, error: Exception) -> Response:
+def problem_of(error: Exception, where: str) -> Problem:
+    """An error as a problem document. One of the server's own making is logged, with `where` it happened."""
     kind = kind_of(error)
     document = problem(kind, kind.detail or str(error), faults_of(error))
     if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        where = f"{request.method} {request.url.path}"
         logger.warning("%s: %s: %s: %s", where, document.instance, type(error).__name__, error)
+    return document
+
+
+async def _any_error(request: Request, error: Exception) -> Response:
+    document = problem_of(error, f"{request.method} {request.url.path}")
     return as_response(document, getattr(error, "retry_after", 0))
 
 

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -94,13 +95,17 @@ class ImageLoader:
             capacity, lambda image: image.nbytes
         )
 
-    async def load(self, data: bytes) -> PreparedImage:
-        """The image as the engines take it. Raises `ImageRejected` as `decode` does."""
+    async def load(self, data: bytes, digest: str | None = None) -> PreparedImage:
+        """The image as the engines take it; `digest` where it is known. Raises `ImageRejected` as `decode`."""
         loop = asyncio.get_running_loop()
-        digest = await loop.run_in_executor(self._executor, digest_of, data)
-        return await self._known.get_or_make(
-            digest, lambda: loop.run_in_executor(self._executor, self._decode, data, digest)
-        )
+        if digest is None:
+            digest = await loop.run_in_executor(self._executor, digest_of, data)
+        decode = partial(self._decode, data, digest)
+        return await self._known.get_or_make(digest, lambda: loop.run_in_executor(self._executor, decode))
+
+    def forget(self, digest: str) -> None:
+        """Remember an image no longer."""
+        self._known.discard(digest)
 
     def _decode(self, data: bytes, digest: str) -> PreparedImage:
         return self._prepare(decode(data, self._limits), digest)

@@ -9,10 +9,12 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from server.errors import PROBLEM_JSON
-from server.schemas import Problem, SegmentBody, SegmentOptions
+from server.events import StreamEvent
+from server.messages import ClientMessage
+from server.schemas import BatchBody, CocoResults, Problem, SegmentBody, SegmentOptions, SegmentResponse
 
 COMPONENT = "#/components/schemas/{model}"
-MODELS = (SegmentBody, SegmentOptions, Problem)
+MODELS = (BatchBody, CocoResults, SegmentBody, SegmentOptions, Problem, StreamEvent, ClientMessage)
 
 
 def _ref(name: str) -> dict[str, str]:
@@ -38,6 +40,38 @@ SEGMENT_BODY: dict[str, Any] = {
             },
         },
     }
+}
+BATCH_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": _ref(BatchBody.__name__)}},
+    }
+}
+IMAGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "additionalProperties": False,
+                    "properties": {"image": {"type": "string", "format": "binary"}},
+                },
+            },
+        },
+    }
+}
+SEGMENT_FORMS: dict[str, Any] = {
+    "description": "The masks; the stream's schema is that of each event's data.",
+    "content": {
+        "application/json": {"schema": _ref(SegmentResponse.__name__)},
+        "text/event-stream": {"schema": _ref(StreamEvent.__name__)},
+        "image/png": {"schema": {"type": "string", "format": "binary"}},
+        "application/vnd.coco.results+json": {"schema": _ref(CocoResults.__name__)},
+    },
 }
 
 

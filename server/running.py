@@ -18,6 +18,7 @@ from server.client import SegmentClient
 from server.opening import open_engines
 from server.services import Engines, open_services
 from server.settings import Settings
+from server.sockets import largest_frame
 
 BACKLOG = 2048
 POLL_SECONDS = 0.25
@@ -86,6 +87,9 @@ async def run_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=settings.shutdown_seconds,
+                ws_max_size=largest_frame(settings.upload_limits.image),
+                ws_ping_interval=settings.heartbeat_seconds,
+                ws_ping_timeout=settings.stall_seconds,
             )
             server = _Server(config)
             serving = asyncio.create_task(server.serve([listening]))

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from engines.events import MaskType, Rle
@@ -15,6 +24,8 @@ from engines.pipeline import MaskChoice, SegmentRequest
 MAX_PROMPT = 2000  # characters
 MAX_REASONING_TOKENS = 4096
 MAX_TIMEOUT_MS = 600_000
+MAX_IMAGE_ID, MAX_URL = 100, 2000  # characters
+MAX_BATCH = 16
 
 
 def _objects(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -27,20 +38,31 @@ def _objects(value: Any, handler: Callable[[Any], Any]) -> Any:
         ) from None
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT)]
 Objects = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_OBJECTS, strict=True)], WrapValidator(_objects)
 ]
-Extra = Literal["heatmap", "reasoning"]
+Extra = Literal["heatmap", "reasoning", "union", "polygon", "png"]
 
 
-class _Request(BaseModel):
+class RequestModel(BaseModel):
     """Nothing unknown, nothing converted: what is not as it must be is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SegmentOptions(_Request):
+class CocoIds(RequestModel):
+    """What COCO results call this image, its id if nothing else is said, and what was found in it."""
+
+    image_id: int | Annotated[str, StringConstraints(max_length=200)] | None = None
+    category_id: int = 1
+
+
+class SegmentOptions(RequestModel):
     """What is asked of the image; the `request` part of a multipart upload."""
 
     prompt: Prompt = Field(description="What to segment, in words.")
@@ -53,8 +75,10 @@ class SegmentOptions(_Request):
     )
     objects: Objects = Field("auto", description="How many objects the prompt means; `auto` asks the model.")
     include: frozenset[Extra] = Field(
-        frozenset({"reasoning"}), description="The parts of the response that may be left out."
+        frozenset({"reasoning"}),
+        description="The parts of the response that may be left out; `polygon` and `png` are further forms of masks.",
     )
+    coco: CocoIds | None = Field(None, description="The ids of COCO results; they mean nothing otherwise.")
     timeout_ms: int | None = Field(
         None, ge=1, le=MAX_TIMEOUT_MS, description="The deadline, from the moment the request is read."
     )
@@ -76,19 +100,45 @@ class SegmentOptions(_Request):
             reasoning=self.reasoning,
             max_reasoning_tokens=self.max_reasoning_tokens,
             heatmap="heatmap" in self.include,
+            union="union" in self.include,
         )
 
 
-class ImageData(_Request):
-    """The image inside a JSON request."""
+class ImageSource(RequestModel):
+    """The image of a JSON request, in one of three ways."""
 
-    data: str = Field(description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [way], "properties": {way: {"type": "string"}}} for way in ("data", "id", "url")
+            ]
+        }
+    )
+
+    data: str | None = Field(None, description="A JPEG, PNG, WebP, GIF or BMP file, base64-encoded.")
+    id: str | None = Field(None, max_length=MAX_IMAGE_ID, description="The id of an uploaded image.")
+    url: str | None = Field(
+        None, max_length=MAX_URL, description="Where the image is; its host must be allowed by the operator."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ImageSource:
+        if [self.data, self.id, self.url].count(None) != 2:
+            raise PydanticCustomError("image", "must have one of data, id and url")
+        return self
 
 
 class SegmentBody(SegmentOptions):
     """A whole request as JSON."""
 
-    image: ImageData
+    image: ImageSource
+
+
+class BatchBody(RequestModel):
+    """Several requests on one image."""
+
+    image: ImageSource
+    requests: list[SegmentOptions] = Field(min_length=1, max_length=MAX_BATCH)
 
 
 class ImageInfo(BaseModel):
@@ -97,6 +147,12 @@ class ImageInfo(BaseModel):
     id: str
     width: int
     height: int
+
+
+class StoredImageInfo(ImageInfo):
+    """An uploaded image. It may be forgotten before `expires_at` where many others are uploaded."""
+
+    expires_at: datetime
 
 
 class DecisionInfo(BaseModel):
@@ -108,7 +164,11 @@ class DecisionInfo(BaseModel):
 
 
 class MaskInfo(BaseModel):
-    """One mask; `bbox` is [x, y, width, height] in pixels, `score` the predicted IoU."""
+    """One mask; `bbox` is [x, y, width, height] in pixels, `score` the predicted IoU.
+
+    Where included, `polygon` holds its outlines as COCO does, [x, y, x, y, …] without holes, and `png_base64` the
+    mask as a grey PNG, 255 inside.
+    """
 
     object: int
     mask_type: MaskType
@@ -116,6 +176,8 @@ class MaskInfo(BaseModel):
     bbox: list[float]
     area: int
     score: float
+    polygon: list[list[float]] | None = Field(None, exclude_if=_is_none)
+    png_base64: str | None = Field(None, exclude_if=_is_none)
 
 
 class HiddenInfo(BaseModel):
@@ -124,6 +186,15 @@ class HiddenInfo(BaseModel):
     object: int
     rle: Rle
     fraction: float
+
+
+class UnionInfo(BaseModel):
+    """All objects' masks of one type as one mask."""
+
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
 
 
 class HeatmapInfo(BaseModel):
@@ -153,6 +224,7 @@ class SegmentResponse(BaseModel):
     decision: DecisionInfo
     masks: list[MaskInfo]
     hidden: list[HiddenInfo]
+    union: list[UnionInfo] | None = Field(None, exclude_if=_is_none, description="there if included")
     heatmap: HeatmapInfo | None = Field(description="null unless included and an object was found")
     timings_ms: dict[str, float]
     usage: UsageInfo
@@ -204,3 +276,31 @@ class Problem(BaseModel):
     detail: str
     instance: str
     errors: list[FieldFault] = []
+
+
+class BatchResult(BaseModel):
+    """What became of one request of a batch: its answer, or the problem with the status it would have had."""
+
+    status: int
+    response: SegmentResponse | None = None
+    problem: Problem | None = None
+
+
+class BatchResponse(BaseModel):
+    """The results in the order of the requests."""
+
+    results: list[BatchResult]
+
+
+class CocoResult(BaseModel):
+    """One mask as annotation tools and pycocotools' ``loadRes`` take it."""
+
+    image_id: int | str
+    category_id: int
+    segmentation: Rle
+    bbox: list[float]
+    score: float
+
+
+class CocoResults(RootModel[list[CocoResult]]):
+    """COCO results, as ``loadRes`` reads them from a file."""

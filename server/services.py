@@ -10,8 +10,9 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from fastapi import Depends, Request
+from fastapi import Depends
 from PIL import Image
+from starlette.requests import HTTPConnection
 
 from engines.assembly import open_pipeline
 from engines.bundles import Bundle
@@ -22,10 +23,13 @@ from engines.mllm.results import RoleHealth
 from engines.pipeline import Mllm, Pipeline, SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
+from server.image_store import ImageStore
 from server.images import ImageLoader
 from server.readiness import Readiness
-from server.schemas import ModelInfo
-from server.settings import MIB, Settings
+from server.remote_images import RemoteImages
+from server.schemas import ModelInfo, SegmentOptions
+from server.settings import MIB, Settings, StreamLimits
+from server.sources import ImageSources
 from server.uploads import UploadLimits
 
 WARM_UP_SECONDS = 60.0
@@ -74,19 +78,34 @@ class Services:
 
     model: ModelInfo
     pipeline: Pipeline
-    images: ImageLoader
+    sources: ImageSources
     admission: Admission
+    sockets: Admission
     readiness: Readiness
     upload_limits: UploadLimits
+    stream_limits: StreamLimits
     default_timeout_ms: int
 
+    def deadline(self, options: SegmentOptions) -> Deadline:
+        """The deadline of a request that has just been read."""
+        return Deadline.after((options.timeout_ms or self.default_timeout_ms) / 1000)
 
-async def _current(request: Request) -> Services:
-    services: Services = request.app.state.services
+
+async def _current(connection: HTTPConnection) -> Services:
+    services: Services = connection.app.state.services
     return services
 
 
 CurrentServices = Annotated[Services, Depends(_current)]
+
+
+async def _place(services: CurrentServices) -> AsyncIterator[None]:
+    """A place among the requests, from before the body is read until the answer has been sent."""
+    async with services.admission.place():
+        yield
+
+
+IN_PLACE = Depends(_place)
 
 
 @asynccontextmanager
@@ -96,22 +115,25 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
         async with open_pipeline(
             engines.answer, engines.mask_threshold, engines.mllm, engines.vision, settings.pipeline_limits
         ) as pipeline:
+            limits = settings.upload_limits.image
+            loader = ImageLoader(
+                engines.preparer.prepare, limits, image_threads, settings.image_cache_mib * MIB
+            )
+            store = ImageStore(settings.stored_images_mib * MIB, settings.stored_image_seconds)
+            remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
             services = Services(
                 model=engines.info(),
                 pipeline=pipeline,
-                images=ImageLoader(
-                    engines.preparer.prepare,
-                    settings.upload_limits.image,
-                    image_threads,
-                    settings.image_cache_mib * MIB,
-                ),
+                sources=ImageSources(loader, store, remote, limits, pipeline),
                 admission=Admission(settings.max_in_flight, settings.max_queued),
+                sockets=Admission(settings.max_sockets, 0),
                 readiness=Readiness(
                     lambda: asyncio.to_thread(engines.vision.warm_up),
                     lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
                 ),
                 upload_limits=settings.upload_limits,
+                stream_limits=settings.stream_limits,
                 default_timeout_ms=settings.default_timeout_ms,
             )
             warming = asyncio.create_task(services.readiness.warm_up())
@@ -120,7 +142,7 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                 yield services
             finally:
                 warming.cancel()
-                await asyncio.gather(warming, return_exceptions=True)
+                await asyncio.gather(warming, services.sources.aclose(), return_exceptions=True)
 
 
 async def _try_request(pipeline: Pipeline, engines: Engines) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,19 @@ from server.uploads import UploadLimits
 
 MIB = 1024 * 1024
 DEMO_BUNDLE = Path(engines.__file__).parent / "demo" / "bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Bounds of event streams.
+
+    A stream that has been silent for `heartbeat_seconds` is given a sign of life; a client that takes nothing for
+    `stall_seconds` is cut off. `buffer` characters of events wait for a slow one.
+    """
+
+    heartbeat_seconds: float = 15.0
+    stall_seconds: float = 20.0
+    buffer: int = 1 << 20
 
 
 class Settings(BaseSettings):
@@ -55,6 +69,16 @@ class Settings(BaseSettings):
     image_threads: PositiveInt = 2
     image_cache_mib: NonNegativeInt = 128
 
+    stored_images_mib: NonNegativeInt = 512
+    stored_image_seconds: PositiveFloat = 3600.0
+    image_url_hosts: frozenset[str] = frozenset()
+    image_url_seconds: PositiveFloat = 10.0
+
+    heartbeat_seconds: PositiveFloat = 15.0
+    stall_seconds: PositiveFloat = 20.0
+    stream_buffer_kib: PositiveInt = 1024
+    max_sockets: PositiveInt = 256
+
     embedding_cache_mib: NonNegativeInt = 512
     encode_batch: PositiveInt = 1
     decode_batch: PositiveInt = 16
@@ -72,6 +96,12 @@ class Settings(BaseSettings):
         """Bounds of what a client may send."""
         image = ImageLimits(int(self.max_image_mb * MEGA), int(self.max_megapixels * MEGA))
         return UploadLimits(image, self.upload_seconds)
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """Bounds of event streams."""
+        buffer = self.stream_buffer_kib * 1024
+        return StreamLimits(self.heartbeat_seconds, self.stall_seconds, buffer)
 
     @property
     def pipeline_limits(self) -> PipelineLimits:

@@ -6,8 +6,10 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -16,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.errors import INVALID, MALFORMED, MEDIA_TYPE, TOO_LARGE, UPLOAD_TIMEOUT, RequestRejected
 from server.images import MEGA, ImageLimits, too_many_bytes
-from server.schemas import FieldFault, SegmentBody, SegmentOptions
+from server.schemas import BatchBody, FieldFault, ImageSource, SegmentBody, SegmentOptions
 
 OPTIONS_BYTES = 65_536
 """Room for everything but the image."""
@@ -24,7 +26,7 @@ SMALL = 65_536
 """A body up to this size is parsed on the event loop; a larger one in a thread."""
 DISCARD_FACTOR, DISCARD_SECONDS = 5, 5.0
 """How much of a body that is too large is read to be thrown away: times its limit, and for how long."""
-PARTS = {"image", "request"}
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,10 @@ class UploadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A request as it came: what is asked, and the image file's bytes."""
+    """A request as it came: what is asked, and the image file's bytes or where they are."""
 
     options: SegmentOptions
-    image: bytes
+    image: bytes | ImageSource
 
 
 async def read_upload(request: Request, limits: UploadLimits) -> Upload:
@@ -51,17 +53,51 @@ async def read_upload(request: Request, limits: UploadLimits) -> Upload:
         ImageRejected: the image is too large.
         ClientDisconnect: the client left in the middle.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(request)
+    async with _in_time(limits):
+        if media_type == "application/json":
+            return await _read_json(request, limits.image, parse_json)
+        if media_type == "multipart/form-data":
+            async with _form(request, limits.image) as form:
+                return await _from_form(form, limits.image)
+    raise RequestRejected(MEDIA_TYPE, "send application/json or multipart/form-data")
+
+
+async def read_batch(request: Request, limits: UploadLimits) -> BatchBody:
+    """A batch, as JSON. Raises what `read_upload` raises."""
+    if _media_type(request) != "application/json":
+        raise RequestRejected(MEDIA_TYPE, "send application/json")
+    async with _in_time(limits):
+        return await _read_json(request, limits.image, _parse_batch)
+
+
+async def read_image(request: Request, limits: UploadLimits) -> bytes:
+    """An image file, bare or as the `image` part of a multipart body. Raises what `read_upload` raises."""
+    media_type = _media_type(request)
+    async with _in_time(limits):
+        if media_type == "multipart/form-data":
+            async with _form(request, limits.image) as form:
+                _check_parts(form, {"image"})
+                return await _image_in(form, limits.image)
+        if media_type.startswith("image/") or media_type == "application/octet-stream":
+            return b"".join([chunk async for chunk in bounded(request, limits.image.max_bytes)])
+    raise RequestRejected(
+        MEDIA_TYPE, "send the file as image/*, application/octet-stream or multipart/form-data"
+    )
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@asynccontextmanager
+async def _in_time(limits: UploadLimits) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(limits.seconds):
-            if media_type == "application/json":
-                return await _read_json(request, limits.image)
-            if media_type == "multipart/form-data":
-                return await _read_multipart(request, limits.image)
+            yield
     except TimeoutError as error:
         message = f"the request's body did not arrive within {limits.seconds:g} s"
         raise RequestRejected(UPLOAD_TIMEOUT, message) from error
-    raise RequestRejected(MEDIA_TYPE, "send application/json or multipart/form-data")
 
 
 async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
@@ -93,14 +129,16 @@ async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
                     return
 
 
-async def _read_json(request: Request, limits: ImageLimits) -> Upload:
-    limit = (limits.max_bytes + 2) // 3 * 4 + OPTIONS_BYTES
+async def _read_json(
+    request: Request, limits: ImageLimits, parse: Callable[[bytes, ImageLimits], Parsed]
+) -> Parsed:
+    limit = base64_length(limits.max_bytes) + OPTIONS_BYTES
     body = bytearray()
     async for chunk in bounded(request, limit):
         body += chunk
     if len(body) <= SMALL:
-        return parse_json(bytes(body), limits)
-    return await asyncio.to_thread(parse_json, bytes(body), limits)
+        return parse(bytes(body), limits)
+    return await asyncio.to_thread(parse, bytes(body), limits)
 
 
 def parse_json(body: bytes, limits: ImageLimits) -> Upload:
@@ -108,14 +146,31 @@ def parse_json(body: bytes, limits: ImageLimits) -> Upload:
     try:
         parsed = SegmentBody.model_validate_json(body)
     except ValidationError as error:
-        raise _not_valid(error) from error
-    if len(parsed.image.data) > (limits.max_bytes + 2) // 3 * 4:
+        raise not_valid(error) from error
+    image = parsed.image
+    return Upload(parsed, image if image.data is None else image_bytes(image.data, limits))
+
+
+def _parse_batch(body: bytes, limits: ImageLimits) -> BatchBody:
+    try:
+        return BatchBody.model_validate_json(body)
+    except ValidationError as error:
+        raise not_valid(error) from error
+
+
+def image_bytes(data: str, limits: ImageLimits) -> bytes:
+    """The file in a JSON request's base64. Raises `RequestRejected` and `ImageRejected`."""
+    if len(data) > base64_length(limits.max_bytes):
         raise too_many_bytes(limits)
     try:
-        image = base64.b64decode(parsed.image.data, validate=True)
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _fault("image.data", "is not base64 (send the bare data, without a data: prefix)") from error
-    return Upload(parsed, image)
+
+
+def base64_length(length: int) -> int:
+    """How many characters that many bytes become."""
+    return (length + 2) // 3 * 4
 
 
 class _InMemoryParser(MultiPartParser):
@@ -124,7 +179,8 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # never
 
 
-async def _read_multipart(request: Request, limits: ImageLimits) -> Upload:
+@asynccontextmanager
+async def _form(request: Request, limits: ImageLimits) -> AsyncIterator[FormData]:
     stream = bounded(request, limits.max_bytes + OPTIONS_BYTES)
     parser = _InMemoryParser(request.headers, stream, max_files=2, max_fields=2, max_part_size=OPTIONS_BYTES)
     try:
@@ -132,40 +188,51 @@ async def _read_multipart(request: Request, limits: ImageLimits) -> Upload:
     except MultiPartException as error:
         raise RequestRejected(MALFORMED, f"the multipart body cannot be read: {error.message}") from error
     try:
-        return await _from_form(form, limits)
+        yield form
     finally:
         await form.close()
 
 
 async def _from_form(form: FormData, limits: ImageLimits) -> Upload:
+    _check_parts(form, {"image", "request"})
+    data = await _image_in(form, limits)
+    options = form["request"]
+    text = await options.read() if isinstance(options, UploadFile) else options
+    try:
+        return Upload(SegmentOptions.model_validate_json(text), data)
+    except ValidationError as error:
+        raise not_valid(error) from error
+
+
+def _check_parts(form: FormData, parts: set[str]) -> None:
+    """Each of `parts` is there once, and nothing else."""
     names = [name for name, _ in form.multi_items()]
-    if unknown := sorted(set(names) - PARTS):
+    if unknown := sorted(set(names) - parts):
         raise _fault(unknown[0], "is not a part of this request")
-    for name in sorted(PARTS):
+    for name in sorted(parts):
         if names.count(name) != 1:
             raise _fault(name, "must be there once")
-    image, options = form["image"], form["request"]
+
+
+async def _image_in(form: FormData, limits: ImageLimits) -> bytes:
+    image = form["image"]
     if not isinstance(image, UploadFile):
         raise _fault("image", "must be a file")
     data = await image.read()
     if len(data) > limits.max_bytes:
         raise too_many_bytes(limits)
-    text = await options.read() if isinstance(options, UploadFile) else options
-    try:
-        return Upload(SegmentOptions.model_validate_json(text), data)
-    except ValidationError as error:
-        raise _not_valid(error) from error
+    return data
 
 
-def _not_valid(error: ValidationError) -> RequestRejected:
-    """Pydantic's findings; what the client sent is not repeated."""
+def not_valid(error: ValidationError, skip: int = 0) -> RequestRejected:
+    """Pydantic's findings; what the client sent is not repeated. `skip` drops the first names of every path."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     if found[0]["type"] == "json_invalid":
         return RequestRejected(
             MALFORMED, "the request is not JSON: " + found[0]["msg"].removeprefix("Invalid JSON: ")
         )
     faults = [
-        FieldFault(field=".".join(map(str, fault["loc"])) or fault["type"], message=fault["msg"])
+        FieldFault(field=".".join(map(str, fault["loc"][skip:])) or fault["type"], message=fault["msg"])
         for fault in found
     ]
     return RequestRejected(INVALID, "; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)

@@ -59,6 +59,7 @@ class ScriptedMllm:
     p_modal: float = 0.1
     prompt_count: int = 1
     failing: set[str] = field(default_factory=set)
+    failing_prompts: set[str] = field(default_factory=set)
     hanging: set[str] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     healthy: bool = True
@@ -94,7 +95,7 @@ class ScriptedMllm:
             for word in words:
                 await asyncio.sleep(0)
                 yield ReasoningDelta(word)
-            if "reason" in self.failing:
+            if "reason" in self.failing or prompt in self.failing_prompts:
                 raise MllmUnavailable("reason failed", retry_after=7)
             if "reason" in self.hanging:
                 self.reached.set()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -61,7 +62,10 @@ def upscale(
 
 def encode(mask: NDArray[np.bool_]) -> Mask:
     """A bool mask [H, W] as a `Mask`; no transpose is made where it is Fortran-ordered."""
-    code = coco.encode(np.asfortranarray(mask).view(np.uint8))
+    return _described(coco.encode(np.asfortranarray(mask).view(np.uint8)))
+
+
+def _described(code: Any) -> Mask:
     x, y, width, height = coco.toBbox(code).tolist()
     rle = Rle(size=[int(side) for side in code["size"]], counts=cast("bytes", code["counts"]).decode("ascii"))
     return Mask(rle, [x, y, width, height], int(coco.area(code)))
@@ -76,6 +80,12 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 def subtract(whole: Rle, part: Rle) -> Mask:
     """What `whole` has and `part` has not: the hidden part, for an amodal and a modal mask of one picture."""
     return encode(decode(whole) & ~decode(part))
+
+
+def unite(parts: Sequence[Rle]) -> Mask:
+    """What is in any of `parts`, all of one picture."""
+    codes: list[Any] = [{"size": part["size"], "counts": part["counts"].encode("ascii")} for part in parts]
+    return _described(coco.merge(codes))
 
 
 def probabilities(prior_logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -1,53 +1,130 @@
-"""``r2sm segment``: ask a running server about one image."""
+"""``r2sm segment``: ask a running server about one image, or about all in a folder."""
 
 from __future__ import annotations
 
 import asyncio
+import glob
+import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from tqdm import tqdm
 
 from engines.mllm.answer import ReasoningLength
 from engines.pipeline import MaskChoice
-from server.client import SegmentClient, SegmentFailed
+from server.client import SegmentClient, SegmentFailed, ServerAway
+from server.events import ReasoningDeltaEvent
+from server.gather import gather
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import SegmentResponse
 
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
+Options = dict[str, object]
+Show = Callable[[str], None]
+
 
 def segment(
-    image: Annotated[Path, typer.Argument(help="An image file.", exists=True, dir_okay=False)],
+    image: Annotated[str, typer.Argument(help="An image file, a folder of them, or a glob in quotes.")],
     prompt: Annotated[str, typer.Argument(help="What to segment, in words.")],
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
     mask_type: Annotated[MaskChoice, typer.Option(help="Which mask; auto lets the prompt decide.")] = "auto",
     reasoning: Annotated[ReasoningLength, typer.Option(help="How much the model may reason.")] = "full",
     objects: Annotated[str, typer.Option(help="auto, or how many objects the prompt means.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Write the masks over the image to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's whole answer.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the masks over the image to this file; of many, to this folder."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the server's whole answer; of many images, one on a line.")
+    ] = False,
 ) -> None:
     """Segment what PROMPT means in IMAGE, and write an overlay: hidden parts hatched, the heatmap beside it."""
-    data = image.read_bytes()
-    options: dict[str, object] = {"mask_type": mask_type, "reasoning": reasoning}
+    options: Options = {"mask_type": mask_type, "reasoning": reasoning}
     options["objects"] = int(objects) if objects.isdecimal() else objects
     options["include"] = ["reasoning"] if out is None else ["reasoning", "heatmap"]
+    files = find_images(image)
     try:
-        response = asyncio.run(_ask(url, data, prompt, options))
+        if files == [Path(image)]:
+            _segment_one(url, files[0], prompt, options, out, as_json)
+        elif not _segment_many(url, files, prompt, options, out, as_json):
+            raise typer.Exit(1)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise typer.BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except SegmentFailed as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def find_images(image: str) -> list[Path]:
+    """The file `image` itself, or the image files in it or that it matches, sorted. Raises `BadParameter`."""
+    path = Path(image)
+    if path.is_file():
+        return [path]
+    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(image, recursive=True))
+    files = sorted(file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise typer.BadParameter(f"{image}: there is no such file, and no image in such a folder")
+    return files
+
+
+def _segment_one(
+    url: str, file: Path, prompt: str, options: Options, out: Path | None, as_json: bool
+) -> None:
+    """One image; on a terminal the reasoning is shown as it comes."""
+    live = sys.stdout.isatty() and not as_json
+    data = file.read_bytes()
+    response = asyncio.run(_ask(url, data, prompt, options, _show if live else None))
+    if live:
+        typer.echo()
     if out is not None:
         _write_overlay(data, response, out)
-    typer.echo(response.model_dump_json(indent=2) if as_json else _in_words(response))
+    typer.echo(response.model_dump_json(indent=2) if as_json else in_words(response, with_reasoning=not live))
 
 
-async def _ask(url: str, data: bytes, prompt: str, options: dict[str, object]) -> SegmentResponse:
+def _segment_many(
+    url: str, files: list[Path], prompt: str, options: Options, out: Path | None, as_json: bool
+) -> bool:
+    """Image after image with a progress bar; tells whether all of them were answered."""
+    failed = 0
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with tqdm(files, unit="image", disable=None) as progress:
+        for file in progress:
+            try:
+                data = file.read_bytes()
+                response = asyncio.run(_ask(url, data, prompt, options, None))
+            except ServerAway:
+                raise
+            except SegmentFailed as error:
+                failed += 1
+                progress.write(f"{file}: {error}", file=sys.stderr)
+                continue
+            if out is not None:
+                _write_overlay(data, response, out / f"{file.stem}.png")
+            progress.write(_line(file, response, as_json))
+    if failed:
+        typer.echo(f"r2sm: {failed} of {len(files)} images failed", err=True)
+    return not failed
+
+
+def _show(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+async def _ask(url: str, data: bytes, prompt: str, options: Options, show: Show | None) -> SegmentResponse:
     async with SegmentClient(url) as client:
-        return await client.segment(data, prompt, **options)
+        events = []
+        async for event in client.stream(data, prompt, **options):
+            events.append(event)
+            if show is not None and isinstance(event, ReasoningDeltaEvent):
+                show(event.text)
+        return gather(events)
 
 
 def _write_overlay(data: bytes, response: SegmentResponse, out: Path) -> None:
@@ -59,9 +136,18 @@ def _write_overlay(data: bytes, response: SegmentResponse, out: Path) -> None:
         raise typer.Exit(1) from error
 
 
-def _in_words(response: SegmentResponse) -> str:
+def _line(file: Path, response: SegmentResponse, as_json: bool) -> str:
+    """One image's answer on one line."""
+    if as_json:
+        return f'{{"file": {json.dumps(str(file))}, "response": {response.model_dump_json()}}}'
+    areas = ", ".join(f"{mask.mask_type} {mask.area} px" for mask in response.masks) or "no such object"
+    return f"{file}: {areas}"
+
+
+def in_words(response: SegmentResponse, *, with_reasoning: bool = True) -> str:
+    """An answer for people."""
     decision = response.decision
-    lines = [f"reasoning  {response.reasoning}"] if response.reasoning else []
+    lines = [f"reasoning  {response.reasoning}"] if response.reasoning and with_reasoning else []
     lines.append(f"decision   {decision.mask_type} ({decision.confidence:.2f}, by the {decision.source})")
     for mask in response.masks:
         box = ", ".join(f"{side:g}" for side in mask.bbox)

@@ -59,14 +59,18 @@ async def test_bad_fields_are_named(
     ("image", "named"),
     [
         (None, "image"),
-        ({}, "image.data"),
+        ({}, "image"),
         ({"data": "no base64!"}, "image.data"),
         ({"data": "data:image/png;base64,AAAA"}, "image.data"),
         ({"data": "AAA"}, "image.data"),
         ({"data": "ÄÄÄÄ"}, "image.data"),
         ({"data": 5}, "image.data"),
-        ({"data": "", "url": "http://x"}, "image.url"),
-        ({"url": "http://169.254.169.254/"}, "image.data"),
+        ({"data": "", "url": "http://x"}, "image"),
+        ({"data": None}, "image"),
+        ({"id": "x" * 101}, "image.id"),
+        ({"url": "http://169.254.169.254/"}, "image.url"),
+        ({"url": "file:///etc/passwd"}, "image.url"),
+        ({"url": "no url: at all"}, "image.url"),
     ],
 )
 async def test_bad_image_fields_are_named(gateway: Gateway, image: object, named: str) -> None:

@@ -1,0 +1,48 @@
+"""``/v1/segment/batch``: several prompts on one image."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+
+from engines.images import PreparedImage
+from server.answering import answer
+from server.disconnects import unless_left
+from server.errors import problem_of
+from server.openapi import BATCH_BODY, problems
+from server.schemas import BatchBody, BatchResponse, BatchResult, SegmentOptions
+from server.services import IN_PLACE, CurrentServices, Services
+from server.uploads import read_batch
+
+router = APIRouter(prefix="/v1", tags=["segment"])
+
+
+@router.post(
+    "/segment/batch",
+    responses=problems(400, 404, 408, 413, 415, 422, 500, 503),
+    openapi_extra=BATCH_BODY,
+    dependencies=[IN_PLACE],
+)
+async def batch(request: Request, services: CurrentServices) -> BatchResponse:
+    """Segment several prompts on one image. The results come in their order; one that fails fails alone."""
+    body = await read_batch(request, services.upload_limits)
+    return await unless_left(request, _answer_all(body, services))
+
+
+async def _answer_all(body: BatchBody, services: Services) -> BatchResponse:
+    image = await services.sources.load(body.image)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_answer(options, image, services)) for options in body.requests]
+    return BatchResponse(results=[task.result() for task in tasks])
+
+
+async def _answer(options: SegmentOptions, image: PreparedImage, services: Services) -> BatchResult:
+    async def load() -> PreparedImage:
+        return image
+
+    try:
+        return BatchResult(status=200, response=await answer(options, load, services))
+    except Exception as error:
+        problem = problem_of(error, "batch")
+        return BatchResult(status=problem.status, problem=problem)

@@ -1,0 +1,266 @@
+"""Images by id and by URL, and several prompts on one image."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import httpx
+import pytest
+
+from engines.errors import ImageRejected
+from server.errors import RequestRejected
+from server.image_store import ImageStore
+from server.images import ImageLimits, digest_of
+from server.remote_images import RemoteImages, is_public
+from tests.server.conftest import Gateway, OpenGateway, photo
+
+PHOTO = photo()
+ID = digest_of(PHOTO)
+
+
+async def upload(gateway: Gateway, data: bytes = PHOTO) -> httpx.Response:
+    return await gateway.client.post("/v1/images", content=data, headers={"content-type": "image/png"})
+
+
+async def ask(gateway: Gateway, image: dict[str, Any]) -> httpx.Response:
+    return await gateway.client.post("/v1/segment", json={"prompt": "mug", "image": image})
+
+
+async def test_an_uploaded_image_is_encoded_at_once_and_asked_about_by_its_id(gateway: Gateway) -> None:
+    gateway.vision.gate.clear()
+    response = await upload(gateway)
+    assert response.status_code == 201, response.text
+    stored = response.json()
+    assert (stored["id"], stored["width"], stored["height"]) == (ID, 120, 80)
+    assert stored["expires_at"].endswith("Z")
+    assert response.headers["location"] == f"/v1/images/{ID}"
+    gateway.vision.gate.set()
+    async with asyncio.timeout(10):
+        while gateway.vision.encodes < 2:  # noqa: ASYNC110  # the warm-up's, and this one that nobody asked for
+            await asyncio.sleep(0.01)
+    by_id, whole = (
+        await ask(gateway, {"id": ID}),
+        await ask(gateway, {"data": base64.b64encode(PHOTO).decode()}),
+    )
+    assert by_id.status_code == 200, by_id.text
+    assert by_id.json()["masks"] == whole.json()["masks"]
+    assert gateway.vision.encodes == 2
+
+
+async def test_multipart_uploads_too(gateway: Gateway) -> None:
+    response = await gateway.client.post("/v1/images", files={"image": ("mug.png", PHOTO)})
+    assert (response.status_code, response.json()["id"]) == (201, ID)
+    response = await gateway.client.post("/v1/images", files={"photo": ("mug.png", PHOTO)})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "photo")
+
+
+async def test_found_and_deleted(gateway: Gateway) -> None:
+    stored = (await upload(gateway)).json()
+    path = f"/v1/images/{ID}"
+    assert (await gateway.client.get(path)).json() == stored
+    head = await gateway.client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert (await gateway.client.delete(path)).status_code == 204
+    for response in (
+        await gateway.client.get(path), await gateway.client.delete(path), await ask(gateway, {"id": ID}),
+    ):  # fmt: skip
+        assert response.status_code == 404
+        assert response.json()["type"] == "urn:r2sm:problem:image-not-found"
+        assert "expired" in response.json()["detail"]
+    assert (await gateway.client.head(path)).status_code == 404
+
+
+async def test_a_deleted_image_is_encoded_anew(gateway: Gateway) -> None:
+    await upload(gateway)
+    await ask(gateway, {"id": ID})
+    await gateway.client.delete(f"/v1/images/{ID}")
+    before = gateway.vision.encodes
+    await ask(gateway, {"data": base64.b64encode(PHOTO).decode()})
+    assert gateway.vision.encodes == before + 1
+
+
+async def test_images_expire(open_gateway: OpenGateway) -> None:
+    async with open_gateway(stored_image_seconds=0.05) as gateway:
+        await upload(gateway)
+        await asyncio.sleep(0.1)
+        assert (await ask(gateway, {"id": ID})).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("data", "media_type", "status", "slug"),
+    [
+        (b"hello", "image/png", 422, "image-not-an-image"),
+        (PHOTO[:-40], "application/octet-stream", 422, "image-truncated"),
+        (PHOTO, "text/plain", 415, "unsupported-media-type"),
+        (bytes(31_000), "image/png", 413, "request-too-large"),
+    ],
+)
+async def test_bad_uploads(
+    open_gateway: OpenGateway, data: bytes, media_type: str, status: int, slug: str
+) -> None:
+    async with open_gateway(max_image_mb=0.03) as gateway:
+        response = await gateway.client.post("/v1/images", content=data, headers={"content-type": media_type})
+        assert (response.status_code, response.json()["type"]) == (status, f"urn:r2sm:problem:{slug}")
+
+
+def test_the_store_is_bounded_by_bytes_and_by_time() -> None:
+    now = 100.0
+    store = ImageStore(10, 60, lambda: now)
+    for id in "abc":
+        store.put(id, b"four", 1, 1)
+        store.get("a" if id != "c" else "c")
+    assert store.nbytes == 8
+    with pytest.raises(RequestRejected):
+        store.get("b")
+    now = 130.0
+    assert store.put("a", b"four", 1, 1).expires_at == 190
+    now = 165.0
+    with pytest.raises(RequestRejected):
+        store.get("c")
+    assert (store.get("a").id, store.nbytes) == ("a", 4)
+    store.put("d", b"more than ten bytes", 1, 1)
+    assert store.nbytes == 0, "what does not fit is not kept"
+
+
+async def batch(gateway: Gateway, *requests: dict[str, Any], image: object = None) -> httpx.Response:
+    image = image or {"data": base64.b64encode(PHOTO).decode()}
+    return await gateway.client.post("/v1/segment/batch", json={"image": image, "requests": list(requests)})
+
+
+async def test_a_batch_answers_in_order_and_one_failure_fails_alone(gateway: Gateway) -> None:
+    gateway.mllm.failing_prompts = {"broken"}
+    response = await batch(
+        gateway, {"prompt": "a", "objects": 2}, {"prompt": "broken"}, {"prompt": "c", "objects": 3}
+    )
+    assert response.status_code == 200, response.text
+    first, second, third = response.json()["results"]
+    assert (first["status"], second["status"], third["status"]) == (200, 503, 200)
+    assert (len(first["response"]["masks"]), len(third["response"]["masks"])) == (2, 3)
+    assert second["response"] is None
+    assert second["problem"]["type"] == "urn:r2sm:problem:model-unavailable"
+
+
+async def test_a_batch_encodes_once(gateway: Gateway) -> None:
+    response = await batch(
+        gateway, {"prompt": "a"}, {"prompt": "b", "objects": 2}, {"prompt": "c", "objects": 3}
+    )
+    results = response.json()["results"]
+    assert [result["status"] for result in results] == [200] * 3
+    assert [len(result["response"]["masks"]) for result in results] == [1, 2, 3]
+    assert gateway.vision.encodes == 2
+
+
+async def test_bad_batches(gateway: Gateway) -> None:
+    for requests in ([], [{"prompt": "a"}] * 17, [{"prompt": ""}]):
+        assert (await batch(gateway, *requests)).status_code == 422
+    assert (await batch(gateway, {"prompt": "a"}, image={"id": ID})).status_code == 404
+    response = await gateway.client.post("/v1/segment/batch", files={"image": PHOTO})
+    assert response.status_code == 415
+
+
+ADDRESSES = {
+    "pictures.test": ["93.184.216.34"],
+    "inside.test": ["10.0.0.7"],
+    "half.test": ["93.184.216.34", "127.0.0.1"],
+    "other.test": ["93.184.216.35"],
+}
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    return ADDRESSES[host]
+
+
+def remote(answer: Any, seconds: float = 5.0) -> RemoteImages:
+    hosts = frozenset({"pictures.test", "inside.test", "half.test"})
+    limits = ImageLimits(max_bytes=10_000)
+    return RemoteImages(hosts, limits, seconds, resolve=resolve, transport=httpx.MockTransport(answer))
+
+
+async def test_a_url_is_fetched_from_the_address_that_was_checked() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=b"file")
+
+    assert await remote(answer).fetch("https://pictures.test:8443/a.png?b=c") == b"file"
+    [request] = seen
+    assert str(request.url) == "https://93.184.216.34:8443/a.png?b=c"
+    assert request.headers["host"] == "pictures.test:8443"
+    assert request.extensions["sni_hostname"] == "pictures.test"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://other.test/", "https://pictures.test.evil.test/", "http://127.0.0.1/", "http://[::1]/",
+        "https://inside.test/", "https://half.test/", "ftp://pictures.test/", "https://me:secret@pictures.test/",
+        "https://pictures.test@other.test/", "pictures.test", "", "http://[",
+    ],
+)  # fmt: skip
+async def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("nothing may be sent")
+
+    with pytest.raises(RequestRejected, match=r"image\.url"):
+        await remote(answer).fetch(url)
+
+
+@pytest.mark.parametrize(
+    "target", ["https://other.test/x", "http://10.0.0.7/", "https://inside.test/", "//other.test"]
+)
+async def test_redirects_elsewhere_are_refused(target: str) -> None:
+    with pytest.raises(RequestRejected, match=r"image\.url"):
+        await remote(lambda _: httpx.Response(302, headers={"location": target})).fetch(
+            "https://pictures.test/"
+        )
+
+
+async def test_a_redirect_on_the_same_host_is_followed() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/":
+            return httpx.Response(302, headers={"location": "/there"})
+        return httpx.Response(200, content=b"file")
+
+    assert await remote(answer).fetch("https://pictures.test/") == b"file"
+
+
+async def test_faults_of_the_host_are_told() -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    for answer in (
+        lambda _: httpx.Response(404),
+        lambda _: httpx.Response(302, headers={"location": "/"}),
+        away,
+    ):
+        with pytest.raises(RequestRejected, match="cannot be fetched"):
+            await remote(answer).fetch("https://pictures.test/")
+    with pytest.raises(RequestRejected, match="did not arrive"):
+        await remote(never, seconds=0.05).fetch("https://pictures.test/")
+    with pytest.raises(ImageRejected, match="larger"):
+        await remote(lambda _: httpx.Response(200, content=bytes(10_001))).fetch("https://pictures.test/")
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True), ("2606:2800:220:1::1", True), ("127.0.0.1", False), ("10.1.2.3", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False), ("::1", False),
+        ("fe80::1", False), ("fd00::1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False),
+        ("2002:a00:1::", False),
+    ],
+)  # fmt: skip
+def test_public_addresses(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+async def test_urls_are_off_unless_allowed(gateway: Gateway) -> None:
+    response = await ask(gateway, {"url": "https://pictures.test/a.png"})
+    assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "image.url")
