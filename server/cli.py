@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
 from server.commands.segment import segment
@@ -17,6 +18,7 @@ app = typer.Typer(
 )
 for command in (serve, segment, evaluate, demo):
     app.command()(command)
+app.add_typer(datasets, name="datasets")
 
 
 def main() -> None:

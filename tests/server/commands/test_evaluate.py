@@ -10,8 +10,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from engines.evaluation.demo_set import DemoSet
+from engines.evaluation.datasets.demo import DemoSet
 from engines.evaluation.report import summarise
+from engines.evaluation.runner import Plan
 from server.cli import app
 from server.client import SegmentClient, SegmentFailed
 from server.commands import evaluate as command
@@ -52,7 +53,7 @@ async def until_ready(gateway: Gateway) -> None:
 async def test_every_question_is_asked_and_scored(open_gateway: OpenGateway) -> None:
     async with open_gateway(ScriptedMllm(p_modal=1.0)) as gateway:
         await until_ready(gateway)
-        outcomes = await ask_all(SET, client_of(gateway), 2, "auto")
+        outcomes = (await ask_all(SET, client_of(gateway), Plan(concurrency=2), "auto")).outcomes
     report = summarise(outcomes)
     assert (report.queries, report.failed) == (6, 0)
     wanted = [question.mask_type for seed in SET.scenes() for question in SET.questions(seed)]
@@ -66,7 +67,7 @@ async def test_a_model_that_fails_is_counted(open_gateway: OpenGateway) -> None:
     async with open_gateway() as gateway:
         await until_ready(gateway)
         gateway.mllm.failing.add("decide")
-        report = summarise(await ask_all(SET, client_of(gateway), 2, "auto"))
+        report = summarise((await ask_all(SET, client_of(gateway), Plan(2), "auto")).outcomes)
     assert (report.queries, report.failed) == (6, 6)
     assert "The model is not available" in report.errors[0]
 
@@ -75,7 +76,7 @@ async def test_a_server_that_is_not_ready_is_not_evaluated(open_gateway: OpenGat
     mllm = ScriptedMllm(healthy=False)
     async with open_gateway(mllm, wait=False) as gateway:
         with pytest.raises(SegmentFailed, match="not ready"):
-            await ask_all(SET, client_of(gateway), 2, "auto")
+            await ask_all(SET, client_of(gateway), Plan(concurrency=2), "auto")
     assert mllm.calls == []
 
 
@@ -121,7 +122,7 @@ def test_json_is_all_that_goes_to_standard_output(monkeypatch: pytest.MonkeyPatc
 
 def test_failed_queries_end_in_exit_code_1_with_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(500, monkeypatch)
-    result = CliRunner().invoke(app, ["evaluate", "--limit", "2"])
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "2", "--retries", "0"])
     assert result.exit_code == 1
     assert "queries              2 (2 failed)" in result.stdout
 
