@@ -109,7 +109,8 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         QueryFailed: a mask is not of the picture's size.
     """
     chosen = question.mask_type if answer.masks.get(question.mask_type) else answer.mask_type
-    masks = _decode(answer.masks.get(chosen, []), question)
+    codes = answer.masks.get(chosen, [])
+    masks = _decode(codes, question)
     truths = [_counted(truth, question) for truth in question.truths]
     fused, truth = fuse(masks, question.shape), fuse(truths, question.shape)
     scores = answer.scores.get(chosen) or [1.0] * len(masks)
@@ -129,7 +130,9 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         picture=question.picture,
         confidence=answer.confidence,
         source=answer.source,
-        instances=Query(_encode(truths), _encode(masks), tuple(scores)),
+        instances=Query(
+            _encode(truths), tuple(codes) if question.ignored is None else _encode(masks), tuple(scores)
+        ),
         boundary=boundary_overlap(fused, truth) if truths else None,
         box_iou=_box_iou(question, fused, truth),
         hidden_iou=_hidden_iou(question, answer),

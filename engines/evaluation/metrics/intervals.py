@@ -41,11 +41,12 @@ def ratio_interval(
     above = np.bincount(index, np.asarray(numerators, dtype=np.float64))
     below = np.bincount(index, np.asarray(denominators, dtype=np.float64))
     random = np.random.default_rng(seed)
-    equal = np.full(len(places), 1 / len(places))
     ratios = []
     for start in range(0, resamples, CHUNK):
-        drawn = random.multinomial(len(places), equal, size=min(CHUNK, resamples - start))
-        whole = drawn @ below
-        ratios.append((drawn @ above)[whole > 0] / whole[whole > 0])
+        drawn = random.integers(
+            len(places), size=(min(CHUNK, resamples - start), len(places)), dtype=np.int32
+        )
+        whole = below[drawn].sum(axis=1)
+        ratios.append(above[drawn].sum(axis=1)[whole > 0] / whole[whole > 0])
     low, high = np.quantile(np.concatenate(ratios), [(1 - share) / 2, (1 + share) / 2])
     return Interval(float(low), float(high), share)
