@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,5 +52,6 @@ def check(
 
 
 def _as_json(layout: Layout, stock: Inventory) -> str:
-    told: dict[str, Any] = {"layout": layout, **asdict(stock)}
+    told: dict[str, Any] = {field.name: getattr(stock, field.name) for field in fields_of(stock)}
+    told |= {"layout": layout, "examples": [f"{fault.kind}: {fault}" for fault in stock.examples]}
     return json.dumps(told, indent=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -18,18 +19,20 @@ from server.client import SegmentClient, SegmentFailed
 from server.commands import evaluate as command
 from server.commands.evaluate import ask_all, to_answer
 from server.schemas import SegmentResponse
+from tests.engines.evaluation import layouts
 from tests.stand_ins import ScriptedMllm
 
 if TYPE_CHECKING:
     from tests.server.conftest import Gateway, OpenGateway
 
 SET = DemoSet(20_260_001, 6)
+DECISION = {"mask_type": "amodal", "confidence": 0.9, "source": "model"}
 RESPONSE: dict[str, object] = {
     "id": "1",
     "model": "tiny",
     "image": {"id": "sha256:0", "width": 4, "height": 2},
     "reasoning": None,
-    "decision": {"mask_type": "amodal", "confidence": 0.9, "source": "model"},
+    "decision": DECISION,
     "masks": [],
     "hidden": [],
     "heatmap": None,
@@ -143,3 +146,41 @@ def test_what_cannot_be_evaluated_is_said(
     result = CliRunner().invoke(app, ["evaluate", "--limit", "1", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == code
     assert message in result.stderr
+
+
+def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(200, monkeypatch)
+    folder = layouts.r2sm(tmp_path / "data", layouts.query(), layouts.query(" "))
+    arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--report", str(tmp_path / "report")]
+    arguments += ["--results", str(tmp_path / "results.jsonl"), "--json"]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    report = json.loads(first.stdout)
+    assert (report["dataset"], report["queries"], report["faults"]) == ("r2sm", 1, {"empty_query": 1})
+    assert report["confusion"]["amodal"] == {"modal": 0, "amodal": 1, "none": 0}
+    assert json.loads((tmp_path / "report/report.json").read_text()) == report
+    assert "<!doctype html>" in (tmp_path / "report/report.html").read_text()
+    answering(500, monkeypatch)
+    assert json.loads(CliRunner().invoke(app, arguments).stdout) == report  # nothing is asked a second time
+    strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
+    assert strict.exit_code == 2
+    assert "no words" in strict.stderr
+
+
+def test_a_forced_type_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        asked.append(request.content)
+        return httpx.Response(200, json={**RESPONSE, "decision": {**DECISION, "source": "request"}})
+
+    monkeypatch.setattr(
+        command, "SegmentClient", lambda url: SegmentClient(url, httpx.MockTransport(respond))
+    )
+    folder = layouts.r2sm(tmp_path, layouts.query())
+    arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--mask-type", "given", "--json"]
+    report = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert b'"mask_type":"amodal"' in asked[-1]
+    assert report["decision_accuracy"] is None
