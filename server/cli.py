@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
+from server.commands.queries import queries
 from server.commands.segment import segment
 from server.commands.serve import serve
 
@@ -15,8 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, demo):
+for command in (serve, segment, evaluate, queries, demo):
     app.command()(command)
+app.add_typer(datasets, name="datasets")
 
 
 def main() -> None:

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engines.errors import EngineError
-from engines.evaluation.metrics import Overlap, fuse, instance_ious, mean, overlap
+from engines.evaluation.metrics import (
+    Mask,
+    Overlap,
+    Query,
+    boundary_overlap,
+    box_iou,
+    box_of,
+    fuse,
+    instance_ious,
+    mean,
+    overlap,
+)
+from engines.evaluation.questions import Question
 from engines.events import MaskType, Rle
-from engines.vision.masks import decode
+from engines.vision.masks import decode, encode
 
-Mask = NDArray[np.bool_]
+Source = Literal["model", "request"]
+NO_INSTANCES = Query((), (), ())
 
 
 class QueryFailed(EngineError):
-    """The server gave no answer to a query; the message says why."""
+    """The server gave no answer to a query; the message says why. `again` tells whether to ask once more."""
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answers: masks by type, in the order of its objects; stages in milliseconds."""
+    """What a server answers: masks by type, in the order of its objects; stages in milliseconds.
+
+    `scores` are the masks' predicted IoUs, in the same order. `confidence` is the probability of `mask_type`,
+    which `source` chose. `heatmap` is the heatmap's part above one half, over the whole picture.
+    """
 
     mask_type: MaskType
     reasoning: str
     masks: Mapping[MaskType, list[Rle]]
     timings_ms: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One query with its truth.
-
-    `image` is an encoded picture of `shape` (H, W). `truths` are the targets' masks [H, W], of the type that
-    `mask_type` names; none: no such object is there. `names` are the targets' ("red mug").
-    """
-
-    label: str
-    image: bytes
-    shape: tuple[int, int]
-    prompt: str
-    mask_type: MaskType
-    truths: tuple[Mask, ...]
-    names: tuple[str, ...]
-    form: str
+    scores: Mapping[MaskType, list[float]] = field(default_factory=dict)
+    confidence: float | None = None
+    source: Source = "model"
+    heatmap: Rle | None = None
 
 
 Segment = Callable[[Question], Awaitable[Answer]]
@@ -57,7 +64,9 @@ class Outcome:
     """How one query scored.
 
     A failed query counts as a wrong one everywhere: no decision, no overlap, nothing named. `instance_iou` is
-    the mean over the targets; None without targets. `latency_ms` is None for a failed query.
+    the mean over the targets; None without targets. `box_iou` is that of a single target's box with the box of
+    all masks together. `boundary` compares the outlines, None without targets. `hidden_iou` compares what is
+    hidden: None where the truth or the answer does not tell. `latency_ms` is None for a failed query.
     """
 
     label: str
@@ -73,6 +82,14 @@ class Outcome:
     latency_ms: float | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    picture: str = ""
+    confidence: float | None = None
+    source: Source = "model"
+    instances: Query = NO_INSTANCES
+    boundary: Overlap | None = None
+    box_iou: float | None = None
+    hidden_iou: float | None = None
+    heatmap_iou: float | None = None
 
     @property
     def decided_right(self) -> bool:
@@ -85,18 +102,18 @@ class Outcome:
         return self.error is None and self.masks == 0
 
 
-def score(question: Question, answer: Answer, latency_ms: float) -> Outcome:
+def score(question: Question, answer: Answer, latency_ms: float | None) -> Outcome:
     """Compare an answer with the truth; masks of the type that the prompt asks for count, if there are any.
 
     Raises:
         QueryFailed: a mask is not of the picture's size.
     """
-    codes = answer.masks.get(question.mask_type) or answer.masks.get(answer.mask_type, [])
-    masks = [decode(code) for code in codes]
-    try:
-        fused = fuse(masks, question.shape)
-    except ValueError as error:
-        raise QueryFailed(str(error)) from error
+    chosen = question.mask_type if answer.masks.get(question.mask_type) else answer.mask_type
+    codes = answer.masks.get(chosen, [])
+    masks = _decode(codes, question)
+    truths = [_counted(truth, question) for truth in question.truths]
+    fused, truth = fuse(masks, question.shape), fuse(truths, question.shape)
+    scores = answer.scores.get(chosen) or [1.0] * len(masks)
     return Outcome(
         label=question.label,
         prompt=question.prompt,
@@ -105,17 +122,30 @@ def score(question: Question, answer: Answer, latency_ms: float) -> Outcome:
         targets=len(question.truths),
         decided=answer.mask_type,
         masks=len(masks),
-        overlap=overlap(fused, fuse(question.truths, question.shape)),
-        instance_iou=mean(instance_ious(masks, question.truths)),
+        overlap=overlap(fused, truth),
+        instance_iou=mean(instance_ious(masks, truths)),
         named=all(name in answer.reasoning for name in question.names),
         latency_ms=latency_ms,
         timings_ms=answer.timings_ms,
+        picture=question.picture,
+        confidence=answer.confidence,
+        source=answer.source,
+        instances=Query(
+            _encode(truths), tuple(codes) if question.ignored is None else _encode(masks), tuple(scores)
+        ),
+        boundary=boundary_overlap(fused, truth) if truths else None,
+        box_iou=_box_iou(question, fused, truth),
+        hidden_iou=_hidden_iou(question, answer),
+        heatmap_iou=_heatmap_iou(question, answer, truth),
     )
 
 
 def failure(question: Question, error: str) -> Outcome:
     """The outcome of a query that got no answer: its truth, if empty, counts as one missed pixel."""
-    truth = int(np.count_nonzero(fuse(question.truths, question.shape)))
+    truths = [_counted(truth, question) for truth in question.truths]
+    fused = fuse(truths, question.shape)
+    nothing = np.zeros_like(fused)
+    missed = int(np.count_nonzero(fused))
     return Outcome(
         label=question.label,
         prompt=question.prompt,
@@ -124,8 +154,55 @@ def failure(question: Question, error: str) -> Outcome:
         targets=len(question.truths),
         decided=None,
         masks=0,
-        overlap=Overlap(0, max(truth, 1)),
+        overlap=Overlap(0, max(missed, 1)),
         instance_iou=0.0 if question.truths else None,
         named=False,
         error=error,
+        picture=question.picture,
+        instances=Query(_encode(truths), (), ()),
+        boundary=boundary_overlap(nothing, fused) if truths else None,
+        box_iou=0.0 if len(truths) == 1 else None,
     )
+
+
+def _decode(codes: Sequence[Rle], question: Question) -> list[Mask]:
+    for code in codes:
+        if tuple(code["size"]) != question.shape:
+            raise QueryFailed(f"a mask is {tuple(code['size'])}, the picture {question.shape}")
+    try:
+        return [_counted(decode(code), question) for code in codes]
+    except ValueError as error:  # the text is no run-length code
+        raise QueryFailed(f"a mask cannot be decoded: {error}") from error
+
+
+def _counted(mask: Mask, question: Question) -> Mask:
+    return mask if question.ignored is None else mask & ~question.ignored
+
+
+def _encode(masks: Sequence[Mask]) -> tuple[Rle, ...]:
+    return tuple(encode(mask).rle for mask in masks)
+
+
+def _box_iou(question: Question, fused: Mask, truth: Mask) -> float | None:
+    if len(question.truths) != 1:
+        return None
+    return box_iou(box_of(fused), question.box or box_of(truth))
+
+
+def _hidden_iou(question: Question, answer: Answer) -> float | None:
+    """The overlap of what is hidden: amodal minus modal of each object, where the answer has both."""
+    modal, amodal = answer.masks.get("modal", []), answer.masks.get("amodal", [])
+    if question.hidden is None or not question.hidden.any():
+        return None
+    if not answer.masks or len(modal) != len(amodal):
+        return None
+    pairs = zip(_decode(amodal, question), _decode(modal, question), strict=True)
+    found = fuse([whole & ~seen for whole, seen in pairs], question.shape)
+    return overlap(found, _counted(question.hidden, question)).iou
+
+
+def _heatmap_iou(question: Question, answer: Answer, truth: Mask) -> float | None:
+    if answer.heatmap is None or not question.truths:
+        return None
+    [heat] = _decode([answer.heatmap], question)
+    return overlap(heat, truth).iou

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict
 
-from engines.evaluation.metrics import ciou, giou, mean, percentile
+from engines.evaluation import metrics
+from engines.evaluation.metrics import Decision, Overlap, ciou, giou, mean, percentile, ratio_interval
 from engines.evaluation.outcomes import Outcome
+from engines.evaluation.questions import Fault
 
 ERRORS_SHOWN = 10
+BOX_IOU = 0.5
+"""From this IoU on a box is right, as RefCOCO's grounding papers count (EGM too)."""
 
 
 class _Figures(BaseModel):
@@ -42,6 +48,44 @@ class Latency(_Figures):
     p99: float | None
 
 
+class Interval(_Figures):
+    """The middle 95 % of a figure, had other pictures been drawn; None where there are too few."""
+
+    low: float
+    high: float
+
+
+class Bin(_Figures):
+    """The decisions of like confidence."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+class Instances(_Figures):
+    """AP and AR of instances, class-agnostic, with queries in the place of pictures (COCO's definitions)."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar: float | None
+
+
+class Relation(_Figures):
+    """How the heatmap's IoU goes along with the mask's."""
+
+    count: int
+    correlation: float
+    slope: float
+    intercept: float
+
+
 class Report(_Figures):
     """The figures of one evaluation; a figure is null where no query counts towards it.
 
@@ -52,6 +96,15 @@ class Report(_Figures):
     object_accuracy: share of the queries with an object that were answered with a mask.
     reasoning_accuracy: share of the queries with an object whose reasoning names colour and kind of every target.
     stages_ms: median of each stage, as the server measured it.
+    instances: AP and AR, from the masks' predicted IoUs.
+    box_accuracy: share of the queries with one object whose box has an IoU of 0.5 or more.
+    boundary_iou: mean over the queries with an object of the IoU of the outlines.
+    hidden_iou: mean over the queries about something hidden that were answered with both masks.
+    confusion: how often each type was wanted, and which was decided: ``confusion[wanted][decided]``.
+    ece, reliability: how far the decision's probability can be trusted.
+    heatmap: null unless heatmaps were asked for.
+    intervals: of the figures that are means or ratios, by the bootstrap over pictures.
+    faults: what of the data set, or of a file of results, could not be used, by kind.
     """
 
     queries: int
@@ -67,10 +120,24 @@ class Report(_Figures):
     latency_ms: Latency
     stages_ms: dict[str, float]
     errors: list[str]
+    instances: Instances
+    box_accuracy: float | None
+    boundary_iou: float | None
+    hidden_iou: float | None
+    confusion: dict[str, dict[str, int]]
+    ece: float | None
+    reliability: list[Bin]
+    heatmap: Relation | None
+    intervals: dict[str, Interval]
+    faults: dict[str, int]
+    fault_examples: list[str]
 
 
-def summarise(outcomes: Sequence[Outcome]) -> Report:
-    """Sum outcomes up."""
+def summarise(outcomes: Sequence[Outcome], faults: Sequence[Fault] = (), *, forced: bool = False) -> Report:
+    """Sum outcomes up. With `forced`, requests named the mask type: there is no decision to judge."""
+    judged = [] if forced else [outcome for outcome in outcomes if outcome.source == "model"]
+    decisions = [Decision(each.wanted, each.decided, each.confidence) for each in judged]
+    calibration = metrics.calibration(decisions)
     there = [outcome for outcome in outcomes if outcome.targets]
     absent = [outcome for outcome in outcomes if not outcome.targets]
     modal = [outcome.overlap for outcome in there if outcome.wanted == "modal"]
@@ -80,7 +147,7 @@ def summarise(outcomes: Sequence[Outcome]) -> Report:
     return Report(
         queries=len(outcomes),
         failed=len(failed),
-        decision_accuracy=_share(outcome.decided_right for outcome in outcomes),
+        decision_accuracy=_share(outcome.decided_right for outcome in judged),
         giou=Split(all=giou(overlaps), modal=giou(modal), amodal=giou(amodal)),
         ciou=Split(all=ciou(overlaps), modal=ciou(modal), amodal=ciou(amodal)),
         instance_iou=mean([outcome.instance_iou for outcome in there if outcome.instance_iou is not None]),
@@ -91,6 +158,17 @@ def summarise(outcomes: Sequence[Outcome]) -> Report:
         latency_ms=_latency(outcomes),
         stages_ms=_stages(outcomes),
         errors=[f"{outcome.label}: {outcome.error}" for outcome in failed[:ERRORS_SHOWN]],
+        instances=Instances(**asdict(metrics.score_instances([outcome.instances for outcome in outcomes]))),
+        box_accuracy=_share(each.box_iou >= BOX_IOU for each in outcomes if each.box_iou is not None),
+        boundary_iou=giou([each.boundary for each in outcomes if each.boundary is not None]),
+        hidden_iou=mean([each.hidden_iou for each in outcomes if each.hidden_iou is not None]),
+        confusion=metrics.confusion(decisions),
+        ece=calibration.ece if calibration else None,
+        reliability=[Bin(**asdict(each)) for each in calibration.bins] if calibration else [],
+        heatmap=_relation(outcomes),
+        intervals=_intervals(outcomes, judged),
+        faults=dict(Counter(fault.kind for fault in faults)),
+        fault_examples=[f"{fault.kind}: {fault}" for fault in faults[:ERRORS_SHOWN]],
     )
 
 
@@ -105,6 +183,11 @@ def as_table(report: Report) -> str:
         f"no-object accuracy   {_number(report.no_object_accuracy)}",
         f"object accuracy      {_number(report.object_accuracy)}",
         f"reasoning accuracy   {_number(report.reasoning_accuracy)}",
+        f"box IoU ≥ 0.5        {_number(report.box_accuracy)}",
+        f"boundary IoU         {_number(report.boundary_iou)}",
+        f"hidden-part IoU      {_number(report.hidden_iou)}",
+        f"instances            {_instances(report.instances)}",
+        f"calibration (ECE)    {_number(report.ece)}",
         f"latency ms           p50 {_number(report.latency_ms.p50, 0)}   p90 {_number(report.latency_ms.p90, 0)}"
         f"   p99 {_number(report.latency_ms.p99, 0)}",
         f"stages ms (median)   {'   '.join(f'{name} {ms:.0f}' for name, ms in report.stages_ms.items()) or '-'}",
@@ -116,7 +199,66 @@ def as_table(report: Report) -> str:
         f"{_number(row.reasoning_accuracy):>11}"
         for row in report.forms
     ]
-    return "\n".join(lines + [f"failed: {error}" for error in report.errors])
+    lines += [f"failed: {error}" for error in report.errors]
+    lines += [f"skipped: {count} × {kind}" for kind, count in report.faults.items()]
+    return "\n".join(lines + [f"skipped: {example}" for example in report.fault_examples])
+
+
+def _instances(scores: Instances) -> str:
+    named = {"AP": scores.ap, "AP50": scores.ap50, "AP75": scores.ap75, "APs": scores.ap_small}
+    named |= {"APm": scores.ap_medium, "APl": scores.ap_large, "AR": scores.ar}
+    return "   ".join(f"{name} {_number(value)}" for name, value in named.items())
+
+
+def _relation(outcomes: Sequence[Outcome]) -> Relation | None:
+    pairs = [(each.heatmap_iou, each.overlap.iou) for each in outcomes if each.heatmap_iou is not None]
+    found = metrics.relate([heat for heat, _ in pairs], [mask for _, mask in pairs])
+    return Relation(**asdict(found)) if found else None
+
+
+def _intervals(outcomes: Sequence[Outcome], judged: Sequence[Outcome]) -> dict[str, Interval]:
+    """The intervals of the main figures, by the names they have in the report."""
+    amodal = [each for each in outcomes if each.targets and each.wanted == "amodal"]
+    modal = [each for each in outcomes if each.targets and each.wanted == "modal"]
+    samples: dict[str, list[tuple[float, float, str]]] = {
+        "decision_accuracy": [(float(each.decided_right), 1.0, _cluster(each)) for each in judged],
+        "no_object_accuracy": [
+            (float(each.answered_none), 1.0, _cluster(each)) for each in outcomes if not each.targets
+        ],
+    }
+    for name, chosen in (("all", outcomes), ("modal", modal), ("amodal", amodal)):
+        samples[f"giou.{name}"] = [(each.overlap.iou, 1.0, _cluster(each)) for each in chosen]
+        samples[f"ciou.{name}"] = [
+            (each.overlap.intersection, each.overlap.union, _cluster(each)) for each in chosen
+        ]
+    means: dict[str, Callable[[Outcome], float | None]] = {
+        "instance_iou": lambda each: each.instance_iou,
+        "hidden_iou": lambda each: each.hidden_iou,
+        "boundary_iou": lambda each: _iou(each.boundary),
+        "box_accuracy": lambda each: None if each.box_iou is None else float(each.box_iou >= BOX_IOU),
+    }
+    for name, figure in means.items():
+        values = [(figure(each), _cluster(each)) for each in outcomes]
+        samples[name] = [(value, 1.0, cluster) for value, cluster in values if value is not None]
+    found = {name: _interval(rows) for name, rows in samples.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _interval(rows: Sequence[tuple[float, float, str]]) -> Interval | None:
+    if not rows:
+        return None
+    above, below, clusters = zip(*rows, strict=True)
+    found = ratio_interval(above, below, clusters)
+    return Interval(low=found.low, high=found.high) if found else None
+
+
+def _cluster(outcome: Outcome) -> str:
+    """Queries about one picture are not independent."""
+    return outcome.picture or outcome.label
+
+
+def _iou(found: Overlap | None) -> float | None:
+    return None if found is None else found.iou
 
 
 def _form(form: str, outcomes: Sequence[Outcome]) -> FormRow:

@@ -3,61 +3,175 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from engines.errors import InvalidInput
-from engines.evaluation.outcomes import Outcome, QueryFailed, Question, Segment, failure, score
+from engines.evaluation.outcomes import Outcome, QueryFailed, Segment, failure, score
+from engines.evaluation.questions import DataSet, Fault, FaultyData, Question, Reading
+from engines.evaluation.results import Record, Results, key_of
+
+AHEAD = 2  # questions read ahead for each request under way, and answers that may wait to be scored
+SCORERS = 2
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before asking again
 
 
-class QuestionSet(Protocol):
-    """Scenes by seed, and the questions about each."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to run: `limit` queries at most, each asked up to `retries` times more while that may help."""
 
-    def scenes(self) -> Iterable[int]:
-        """The seeds of the scenes, in order."""
+    concurrency: int = 1
+    limit: int | None = None
+    retries: int = 0
+    strict: bool = False
 
-    def questions(self, seed: int) -> Iterator[Question]:
-        """The questions about one scene."""
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise InvalidInput("concurrency must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise InvalidInput("the limit must be at least 1")
+        if self.retries < 0:
+            raise InvalidInput("retries cannot be fewer than none")
+
+
+@dataclass(slots=True)
+class Ran:
+    """What came of a run: outcomes and records in the order of the data set, faults as they were met."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+Numbered = tuple[int, Question]
+Answered = tuple[int, Question, Record]
 
 
 async def evaluate(
-    questions: QuestionSet,
+    dataset: DataSet,
     segment: Segment,
+    plan: Plan | None = None,
     *,
-    concurrency: int = 1,
+    results: Results | None = None,
     on_outcome: Callable[[Outcome], object] = lambda _: None,
-) -> list[Outcome]:
-    """Ask every question of a set, and return the outcomes in the order of the set.
+) -> Ran:
+    """Ask every question of a set.
 
-    As many scenes as `concurrency` are under way at once, each asking one question at a time. Pictures are
-    drawn and masks compared in worker threads. `on_outcome` is called as the outcomes come.
+    Pictures are read ahead and masks compared in worker threads, so that `plan.concurrency` requests are always
+    under way. Answers that `results` holds already are scored and not asked for again.
+
+    Raises:
+        FaultyData: with `plan.strict`, at the first thing that cannot be used.
     """
-    if concurrency < 1:
-        raise InvalidInput("concurrency must be at least 1")
-    seeds = iter(enumerate(questions.scenes()))
-    outcomes: dict[int, list[Outcome]] = {}
-
-    async def work() -> None:
-        for place, seed in seeds:  # one iterator for all workers: each takes the next scene that is left
-            outcomes[place] = []
-            for question in await asyncio.to_thread(list, questions.questions(seed)):
-                outcome = await ask_one(question, segment)
-                outcomes[place].append(outcome)
-                on_outcome(outcome)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(work())
-    return [outcome for place in sorted(outcomes) for outcome in outcomes[place]]
-
-
-async def ask_one(question: Question, segment: Segment) -> Outcome:
-    """Ask one question; a failure is an outcome too."""
-    started = time.perf_counter()
+    plan = plan or Plan()
+    run = _Running(dataset, segment, plan, results, on_outcome)
     try:
-        answer = await segment(question)
-        latency_ms = (time.perf_counter() - started) * 1000
-        return await asyncio.to_thread(score, question, answer, latency_ms)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(run.supply())
+            askers = [tasks.create_task(run.ask()) for _ in range(plan.concurrency)]
+            scorers = [tasks.create_task(run.score()) for _ in range(SCORERS)]
+            tasks.create_task(run.finish(askers, scorers))
+    except ExceptionGroup as group:
+        faulty = group.subgroup(FaultyData)
+        if faulty is None:
+            raise
+        raise faulty.exceptions[0] from None
+    return run.ran()
+
+
+class _Running:
+    """One run: questions → askers → scorers, with a bounded queue before each."""
+
+    def __init__(
+        self,
+        dataset: DataSet,
+        segment: Segment,
+        plan: Plan,
+        results: Results | None,
+        on_outcome: Callable[[Outcome], object],
+    ) -> None:
+        self._dataset, self._segment, self._plan = dataset, segment, plan
+        self._results, self._on_outcome = results, on_outcome
+        self._questions: asyncio.Queue[Numbered | None] = asyncio.Queue(AHEAD * plan.concurrency)
+        self._answers: asyncio.Queue[Answered | None] = asyncio.Queue(AHEAD * plan.concurrency)
+        self._done: dict[int, tuple[Outcome, Record]] = {}
+        self._faults: list[Fault] = list(results.earlier.faults) if results else []
+
+    async def supply(self) -> None:
+        """Read the pictures, in order, and queue their questions."""
+        number = 0
+        for picture in self._dataset.pictures():
+            reading: Reading = await asyncio.to_thread(self._dataset.read, picture)
+            if self._plan.strict and reading.faults:
+                raise FaultyData(reading.faults[0])
+            self._faults += reading.faults
+            for question in reading.questions:
+                await self._questions.put((number, question))
+                number += 1
+                if number == self._plan.limit:
+                    return await self._end_questions()
+        return await self._end_questions()
+
+    async def ask(self) -> None:
+        """Take questions and queue their answers, those that are known already too."""
+        while (item := await self._questions.get()) is not None:
+            number, question = item
+            known = self._results.earlier.records.get(question.label) if self._results else None
+            if known is not None and known.key == key_of(question) and known.answer() is not None:
+                await self._answers.put((number, question, known))
+                continue
+            record = await ask_one(question, self._segment, self._plan.retries)
+            if self._results is not None:
+                self._results.add(record)
+            await self._answers.put((number, question, record))
+
+    async def score(self) -> None:
+        """Take answers and score them."""
+        while (item := await self._answers.get()) is not None:
+            number, question, record = item
+            outcome = await asyncio.to_thread(score_record, question, record)
+            self._done[number] = (outcome, record)
+            self._on_outcome(outcome)
+
+    async def finish(self, askers: list[asyncio.Task[None]], scorers: list[asyncio.Task[None]]) -> None:
+        """Tell the scorers when no more answers will come."""
+        await asyncio.wait(askers)
+        for _ in scorers:
+            await self._answers.put(None)
+
+    def ran(self) -> Ran:
+        """All of it, in order."""
+        done = [self._done[number] for number in sorted(self._done)]
+        return Ran([outcome for outcome, _ in done], [record for _, record in done], self._faults)
+
+    async def _end_questions(self) -> None:
+        for _ in range(self._plan.concurrency):
+            await self._questions.put(None)
+
+
+async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Record:
+    """Ask one question, again with growing pauses where that may help; a failure is a record too."""
+    for attempt in range(retries + 1):
+        started = time.perf_counter()
+        try:
+            answer = await segment(question)
+        except QueryFailed as error:
+            if not error.again or attempt == retries:
+                return Record.of(question, None, None, str(error))
+            await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1))
+        else:
+            return Record.of(question, answer, (time.perf_counter() - started) * 1000, None)
+    raise AssertionError("the last attempt returns")
+
+
+def score_record(question: Question, record: Record) -> Outcome:
+    """The outcome of a question from what came of it."""
+    answer = record.answer()
+    if answer is None:
+        return failure(question, record.error or "no answer")
+    try:
+        return score(question, answer, record.latency_ms)
     except QueryFailed as error:
         return failure(question, str(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.demo.scenes import render_scene
-from engines.evaluation.demo_set import encode_png
+from engines.evaluation.datasets.demo import encode_png
 from engines.pipeline import MaskChoice
 
 LONGEST = 640  # pixels

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
-from engines.evaluation.demo_set import DemoSet
+from engines.evaluation.datasets.demo import DemoSet
 from engines.evaluation.report import summarise
+from engines.evaluation.runner import Plan
 from server.cli import app
 from server.client import SegmentClient, SegmentFailed
 from server.commands import evaluate as command
 from server.commands.evaluate import ask_all, to_answer
 from server.schemas import SegmentResponse
+from tests.engines.evaluation import layouts
 from tests.stand_ins import ScriptedMllm
 
 if TYPE_CHECKING:
     from tests.server.conftest import Gateway, OpenGateway
 
 SET = DemoSet(20_260_001, 6)
+DECISION = {"mask_type": "amodal", "confidence": 0.9, "source": "model"}
 RESPONSE: dict[str, object] = {
     "id": "1",
     "model": "tiny",
     "image": {"id": "sha256:0", "width": 4, "height": 2},
     "reasoning": None,
-    "decision": {"mask_type": "amodal", "confidence": 0.9, "source": "model"},
+    "decision": DECISION,
     "masks": [],
     "hidden": [],
     "heatmap": None,
@@ -52,7 +56,7 @@ async def until_ready(gateway: Gateway) -> None:
 async def test_every_question_is_asked_and_scored(open_gateway: OpenGateway) -> None:
     async with open_gateway(ScriptedMllm(p_modal=1.0)) as gateway:
         await until_ready(gateway)
-        outcomes = await ask_all(SET, client_of(gateway), 2, "auto")
+        outcomes = (await ask_all(SET, client_of(gateway), Plan(concurrency=2), "auto")).outcomes
     report = summarise(outcomes)
     assert (report.queries, report.failed) == (6, 0)
     wanted = [question.mask_type for seed in SET.scenes() for question in SET.questions(seed)]
@@ -66,7 +70,7 @@ async def test_a_model_that_fails_is_counted(open_gateway: OpenGateway) -> None:
     async with open_gateway() as gateway:
         await until_ready(gateway)
         gateway.mllm.failing.add("decide")
-        report = summarise(await ask_all(SET, client_of(gateway), 2, "auto"))
+        report = summarise((await ask_all(SET, client_of(gateway), Plan(2), "auto")).outcomes)
     assert (report.queries, report.failed) == (6, 6)
     assert "The model is not available" in report.errors[0]
 
@@ -75,7 +79,7 @@ async def test_a_server_that_is_not_ready_is_not_evaluated(open_gateway: OpenGat
     mllm = ScriptedMllm(healthy=False)
     async with open_gateway(mllm, wait=False) as gateway:
         with pytest.raises(SegmentFailed, match="not ready"):
-            await ask_all(SET, client_of(gateway), 2, "auto")
+            await ask_all(SET, client_of(gateway), Plan(concurrency=2), "auto")
     assert mllm.calls == []
 
 
@@ -121,7 +125,7 @@ def test_json_is_all_that_goes_to_standard_output(monkeypatch: pytest.MonkeyPatc
 
 def test_failed_queries_end_in_exit_code_1_with_their_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(500, monkeypatch)
-    result = CliRunner().invoke(app, ["evaluate", "--limit", "2"])
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "2", "--retries", "0"])
     assert result.exit_code == 1
     assert "queries              2 (2 failed)" in result.stdout
 
@@ -142,3 +146,41 @@ def test_what_cannot_be_evaluated_is_said(
     result = CliRunner().invoke(app, ["evaluate", "--limit", "1", *arguments], env={"COLUMNS": "200"})
     assert result.exit_code == code
     assert message in result.stderr
+
+
+def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(200, monkeypatch)
+    folder = layouts.r2sm(tmp_path / "data", layouts.query(), layouts.query(" "))
+    arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--report", str(tmp_path / "report")]
+    arguments += ["--results", str(tmp_path / "results.jsonl"), "--json"]
+    first = CliRunner().invoke(app, arguments)
+    assert first.exit_code == 0, first.output
+    report = json.loads(first.stdout)
+    assert (report["dataset"], report["queries"], report["faults"]) == ("r2sm", 1, {"empty_query": 1})
+    assert report["confusion"]["amodal"] == {"modal": 0, "amodal": 1, "none": 0}
+    assert json.loads((tmp_path / "report/report.json").read_text()) == report
+    assert "<!doctype html>" in (tmp_path / "report/report.html").read_text()
+    answering(500, monkeypatch)
+    assert json.loads(CliRunner().invoke(app, arguments).stdout) == report  # nothing is asked a second time
+    strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
+    assert strict.exit_code == 2
+    assert "no words" in strict.stderr
+
+
+def test_a_forced_type_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        asked.append(request.content)
+        return httpx.Response(200, json={**RESPONSE, "decision": {**DECISION, "source": "request"}})
+
+    monkeypatch.setattr(
+        command, "SegmentClient", lambda url: SegmentClient(url, httpx.MockTransport(respond))
+    )
+    folder = layouts.r2sm(tmp_path, layouts.query())
+    arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--mask-type", "given", "--json"]
+    report = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert b'"mask_type":"amodal"' in asked[-1]
+    assert report["decision_accuracy"] is None

@@ -10,7 +10,7 @@ from PIL import Image
 
 from engines.demo.scenes import render_scene
 from engines.errors import InvalidInput
-from engines.evaluation.demo_set import DemoSet
+from engines.evaluation.datasets.demo import DemoSet
 
 SEED = 20260001
 

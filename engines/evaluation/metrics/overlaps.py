@@ -56,10 +56,13 @@ def fuse(masks: Sequence[Mask], shape: tuple[int, int]) -> Mask:
     Raises:
         ValueError: a mask has another shape.
     """
-    fused = np.zeros(shape, dtype=np.bool_)
     for mask in masks:
         if mask.shape != shape:
             raise ValueError(f"a mask is {mask.shape}, the picture {shape}")
+    if not masks:
+        return np.zeros(shape, dtype=np.bool_, order="F")
+    fused = masks[0].copy(order="K")  # masks that lie alike in memory are combined much faster
+    for mask in masks[1:]:
         fused |= mask
     return fused
 

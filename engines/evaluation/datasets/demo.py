@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from engines.demo.language import Query, ask
-from engines.demo.scenes import TRAINING_SEEDS, Scene, render_scene
+from engines.demo.scenes import TRAINING_SEEDS, Scene, SceneObject, render_scene
 from engines.errors import InvalidInput
-from engines.evaluation.outcomes import Question
+from engines.evaluation.metrics import Mask, fuse
+from engines.evaluation.questions import Question, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,14 @@ class DemoSet:
         """The seeds of the scenes."""
         return range(self.seed, self.seed + self.limit)
 
+    def pictures(self) -> list[str]:
+        """The seeds as names."""
+        return [str(seed) for seed in self.scenes()]
+
+    def read(self, picture: str) -> Reading:
+        """The questions about one scene."""
+        return Reading(tuple(self.questions(int(picture))))
+
     def questions(self, seed: int) -> Iterator[Question]:
         """The questions about the scene of a seed; the same for the same seed, always."""
         scene = render_scene(seed)
@@ -62,7 +71,13 @@ def make_question(label: str, scene: Scene, query: Query, image: bytes) -> Quest
         truths=tuple(target.modal if query.mask_type == "modal" else target.amodal for target in targets),
         names=tuple(target.name for target in targets),
         form=query.form,
+        picture=str(scene.seed),
+        hidden=_hidden(targets, (scene.image.shape[0], scene.image.shape[1])),
     )
+
+
+def _hidden(targets: list[SceneObject], shape: tuple[int, int]) -> Mask:
+    return fuse([target.amodal & ~target.modal for target in targets], shape)
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

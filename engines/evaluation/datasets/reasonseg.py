@@ -1,0 +1,92 @@
+"""ReasonSeg (Lai et al., LISA, 2023): a sentence that needs reasoning, and shapes drawn with LabelMe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engines.evaluation.datasets.files import field, read_json, read_picture
+from engines.evaluation.metrics import Mask
+from engines.evaluation.questions import Fault, FaultyData, Question, Reading
+
+TARGET, IGNORED = 1, 2
+SPLIT = "val"
+
+
+class ReasonSeg:
+    """A folder a split, with a JSON file beside each picture: ``text``, ``is_sentence``, ``shapes``.
+
+    As LISA evaluates it: one modal query a picture, its first text; the shapes together are its truth, those
+    labelled ``ignore`` do not count, and those labelled ``flag`` mean nothing.
+    """
+
+    def __init__(self, root: Path, split: str | None = None) -> None:
+        """Raises FaultyData: there are no pictures with a JSON file beside them."""
+        folder = root / (split or SPLIT)
+        self._folder = folder if folder.is_dir() or split else root
+        self._names = sorted(path.stem for path in self._folder.glob("*.json"))
+        if not self._names:
+            raise FaultyData(Fault("unreadable_file", str(self._folder), "no *.json here"))
+
+    def pictures(self) -> Sequence[str]:
+        """The names of the files."""
+        return self._names
+
+    def read(self, picture: str) -> Reading:
+        """The query about one picture."""
+        path = self._folder / f"{picture}.json"
+        try:
+            content = read_json(path)
+            opened = read_picture(path.with_suffix(".jpg"), picture)
+            texts = field(content, "text", picture)
+            drawn = _draw(field(content, "shapes", picture), opened.shape, picture)
+        except FaultyData as error:
+            return Reading(faults=(error.fault,))
+        prompt = str(texts if isinstance(texts, str) else next(iter(texts), "")).strip()
+        if not prompt:
+            return Reading(faults=(Fault("empty_query", picture, "the query has no words"),))
+        target = drawn == TARGET
+        question = Question(
+            label=picture,
+            image=opened.data,
+            shape=opened.shape,
+            prompt=prompt,
+            mask_type="modal",
+            truths=(target,) if target.any() else (),
+            names=(),
+            form="sentence" if content.get("is_sentence") else "phrase",
+            picture=picture,
+            ignored=drawn == IGNORED,
+        )
+        return Reading((question,))
+
+
+def _draw(shapes: Any, size: tuple[int, int], where: str) -> Any:
+    """The shapes painted as LISA's code does: large ones first, each with its outline."""
+    painted = []
+    for place, shape in enumerate(shapes):
+        label = str(field(shape, "label", f"{where}.shape {place}")).lower()
+        points = np.array(field(shape, "points", f"{where}.shape {place}"), dtype=np.float64)
+        if label == "flag":
+            continue
+        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+            raise FaultyData(
+                Fault("bad_mask", f"{where}.shape {place}", "the points are not pairs of numbers")
+            )
+        value = IGNORED if "ignore" in label else TARGET
+        painted.append((int(_fill(np.zeros(size, dtype=np.uint8), points, 1).sum()), value, points))
+    canvas = np.zeros(size, dtype=np.uint8)
+    for _, value, points in sorted(painted, key=lambda each: -each[0]):
+        _fill(canvas, points, value)
+    return canvas
+
+
+def _fill(canvas: Any, points: Any, value: int) -> Mask:
+    corners = [points.astype(np.int32)]
+    cv2.polylines(canvas, corners, True, value, 1)
+    cv2.fillPoly(canvas, corners, value)
+    return canvas  # type: ignore[no-any-return]

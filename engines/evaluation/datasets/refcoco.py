@@ -1,0 +1,183 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg: as their authors publish them, and as tables on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.errors import BackendUnavailable
+from engines.evaluation.datasets.files import (
+    Picture,
+    field,
+    find_picture,
+    parse_picture,
+    picture_folders,
+    read_json,
+    read_picture,
+)
+from engines.evaluation.datasets.masks import BadMask, to_mask
+from engines.evaluation.datasets.pickles import load_plain
+from engines.evaluation.metrics import Mask
+from engines.evaluation.questions import Fault, FaultyData, Question, Reading
+
+PARTITIONS = ("unc", "umd", "google")
+SPLIT = "val"
+
+
+class RefCoco:
+    """``refs(unc).p`` beside ``instances.json`` (Kazemzadeh et al., 2014; Yu et al., 2016).
+
+    Each sentence is one modal query for one instance. A split is ``val``, ``testA``, ``umd:test`` and so on.
+    """
+
+    def __init__(self, root: Path, split: str | None = None) -> None:
+        """Raises FaultyData: the files are not there, not plain, or the split holds nothing."""
+        partition, _, chosen = (split or SPLIT).rpartition(":")
+        order = [partition] if partition else PARTITIONS
+        paths = [path for name in order if (path := root / f"refs({name}).p").is_file()]
+        if not paths:
+            raise FaultyData(Fault("unreadable_file", str(root), f"no refs({'|'.join(order)}).p here"))
+        self._folders = picture_folders(root) + picture_folders(root.parent)
+        content = read_json(root / "instances.json")
+        self._images = {each["id"]: each for each in field(content, "images", "instances.json")}
+        self._entries = {each["id"]: each for each in field(content, "annotations", "instances.json")}
+        self._names = {each["id"]: each["name"] for each in content.get("categories", [])}
+        self._refs: dict[str, list[Any]] = {}
+        for ref in load_plain(paths[0]):
+            if field(ref, "split", paths[0].name) == chosen:
+                self._refs.setdefault(str(field(ref, "image_id", paths[0].name)), []).append(ref)
+        if not self._refs:
+            raise FaultyData(Fault("missing_field", paths[0].name, f"no references of the split {chosen!r}"))
+
+    def pictures(self) -> Sequence[str]:
+        """The ids of the split's pictures."""
+        return list(self._refs)
+
+    def read(self, picture: str) -> Reading:
+        """The sentences about one picture."""
+        image = self._images.get(int(picture))
+        if image is None:
+            return Reading(faults=(Fault("missing_image", picture, "instances.json knows no such picture"),))
+        try:
+            size = (field(image, "height", picture), field(image, "width", picture))
+            path = find_picture(field(image, "file_name", picture), self._folders)
+            opened = read_picture(path, picture, size)
+        except FaultyData as error:
+            return Reading(faults=(error.fault,))
+        return _collect([self._reference(ref, opened, picture) for ref in self._refs[picture]])
+
+    def _reference(self, ref: Any, opened: Picture, picture: str) -> Reading:
+        where = f"{picture}.ref {ref.get('ref_id')}"
+        try:
+            number = field(ref, "ann_id", where)
+            if number not in self._entries:
+                message = f"there is no annotation {number}"
+                raise FaultyData(Fault("dangling_instance", where, message))
+            entry = self._entries[number]
+            name = str(self._names.get(entry.get("category_id"), ""))
+            sentences = [field(each, "sent", where) for each in field(ref, "sentences", where)]
+        except FaultyData as error:
+            return Reading(faults=(error.fault,))
+        return _reading(where, sentences, entry, opened, picture, name)
+
+
+class RefCocoTable:
+    """RefCOCO as a Parquet table: a picture in every row (lmms-lab), or its path (jxu124).
+
+    lmms-lab: ``question_id, image, answer`` (the sentences), ``segmentation`` (one polygon), ``bbox``.
+    jxu124: ``ref_id, image_path, sentences, raw_anns`` (COCO's annotation as JSON).
+    """
+
+    def __init__(self, root: Path, split: str | None = None) -> None:
+        """`split` is the beginning of the file names, such as ``testA``.
+
+        Raises:
+            BackendUnavailable: pyarrow is missing.
+            FaultyData: there is no table of the split.
+        """
+        self._folders = picture_folders(root) + picture_folders(root.parent)
+        self._rows: dict[str, dict[str, Any]] = {}
+        chosen = split or SPLIT
+        paths = sorted([*root.glob(f"{chosen}-*.parquet"), *root.glob(f"data/{chosen}-*.parquet")])
+        if not paths:
+            raise FaultyData(Fault("unreadable_file", str(root), f"no {chosen}-*.parquet here"))
+        for path in paths:
+            for row in _table(path):
+                self._rows[f"{row.get('question_id') or row.get('ref_id')}"] = row
+
+    def pictures(self) -> Sequence[str]:
+        """The ids of the rows; each has its own picture."""
+        return list(self._rows)
+
+    def read(self, picture: str) -> Reading:
+        """The sentences of one row."""
+        row = self._rows[picture]
+        try:
+            if "raw_anns" in row:
+                entry = json.loads(field(row, "raw_anns", picture))
+                sentences = [field(each, "sent", picture) for each in field(row, "sentences", picture)]
+                opened = read_picture(find_picture(field(row, "image_path", picture), self._folders), picture)
+            else:
+                entry = {"segmentation": field(row, "segmentation", picture), "bbox": row.get("bbox")}
+                sentences = list(field(row, "answer", picture))
+                opened = parse_picture(field(field(row, "image", picture), "bytes", picture), picture)
+        except FaultyData as error:
+            return Reading(faults=(error.fault,))
+        return _reading(picture, sentences, entry, opened, picture, "")
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise BackendUnavailable(f"{path.name} needs pyarrow: pip install r2sm-server[tables]") from error
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    return rows
+
+
+def _reading(
+    where: str, sentences: Sequence[str], entry: Any, opened: Picture, picture: str, name: str
+) -> Reading:
+    try:
+        mask = to_mask(field(entry, "segmentation", where), opened.shape)
+    except BadMask as error:
+        return Reading(faults=(Fault("bad_mask", where, str(error)),))
+    except FaultyData as error:
+        return Reading(faults=(error.fault,))
+    questions, faults = [], []
+    for place, sentence in enumerate(sentences):
+        label = f"{where}.{place}"
+        if sentence.strip():
+            questions.append(
+                _question(label, sentence.strip(), mask, entry.get("bbox"), opened, picture, name)
+            )
+        else:
+            faults.append(Fault("empty_query", label, "the sentence has no words"))
+    return Reading(tuple(questions), tuple(faults))
+
+
+def _question(
+    label: str, sentence: str, mask: Mask, box: Any, opened: Picture, picture: str, name: str
+) -> Question:
+    return Question(
+        label=label,
+        image=opened.data,
+        shape=opened.shape,
+        prompt=sentence,
+        mask_type="modal",
+        truths=(mask,),
+        names=(name,) if name else (),
+        form="reference",
+        picture=picture,
+        box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])) if box else None,
+    )
+
+
+def _collect(readings: list[Reading]) -> Reading:
+    return Reading(
+        tuple(question for reading in readings for question in reading.questions),
+        tuple(fault for reading in readings for fault in reading.faults),
+    )

@@ -1,0 +1,58 @@
+"""Figures that others published, to stand beside one's own. Only what was read at its source is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFCOCO_COLUMNS = (
+    "RefCOCO val",
+    "testA",
+    "testB",
+    "RefCOCO+ val",
+    "testA",
+    "testB",
+    "RefCOCOg val",
+    "test",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One system's figures, in percent, in the order of its table's columns."""
+
+    system: str
+    figures: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Published rows for the layouts named, with where they were read; no rows: they could not be read."""
+
+    title: str
+    layouts: tuple[str, ...]
+    source: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+
+
+TABLES = (
+    Table(
+        "Grounding on RefCOCO: box IoU of 0.5 or more",
+        ("refcoco", "refcoco-table"),
+        "the model cards of nvidia/EGM-4B and nvidia/EGM-8B, which call the figure IoU",
+        REFCOCO_COLUMNS,
+        (
+            Row("Qwen3-VL-4B-Thinking", (90.0, 92.7, 85.6, 85.2, 89.5, 79.3, 87.0, 87.7)),
+            Row("EGM-Qwen3-VL-4B", (93.5, 95.1, 90.0, 89.7, 93.1, 84.9, 90.4, 90.8)),
+            Row("Qwen3-VL-8B-Thinking", (91.0, 92.5, 86.6, 86.2, 91.2, 80.5, 87.8, 88.6)),
+            Row("EGM-Qwen3-VL-8B", (93.9, 95.6, 91.2, 90.5, 93.5, 86.3, 90.8, 91.4)),
+        ),
+    ),
+    Table("R2SM: gIoU and cIoU (Table 2), AP and AR (Table 3)", ("r2sm",), "Shih et al., R2SM, 2025"),
+    Table("Reasoning segmentation on ReasonSeg", ("reasonseg",), "Lu et al., CoPRS, 2025"),
+)
+
+
+def tables_for(layout: str) -> tuple[Table, ...]:
+    """The published tables that a data set's figures can stand beside."""
+    return tuple(table for table in TABLES if layout in table.layouts)

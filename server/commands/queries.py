@@ -1,0 +1,107 @@
+"""``r2sm queries``: builds R2SM-style queries for one's own amodal annotations."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from engines.errors import InvalidInput
+from engines.evaluation.datasets import Layout, open_annotated, recognise
+from engines.evaluation.datasets.annotated import Annotated as AnnotatedSet
+from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, generate
+from engines.evaluation.questions import FaultyData
+
+
+def queries(
+    folder: Annotated[Path, typer.Argument(help="The annotated pictures.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Write the data set and its log here.")],
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint.")] = "http://127.0.0.1:8100/v1",
+    model: Annotated[str, typer.Option(help="The model's name there.")] = "m",
+    key: Annotated[str | None, typer.Option(help="The endpoint's key.", envvar="R2SM_CHAT_KEY")] = None,
+    dataset: Annotated[Layout | None, typer.Option(help="Their layout; recognised unless told.")] = None,
+    limit: Annotated[int | None, typer.Option(help="How many pictures.", min=1)] = None,
+    concurrency: Annotated[int, typer.Option(help="How many pictures at once.", min=1)] = 2,
+    strict: Annotated[bool, typer.Option(help="Stop at the first picture without all its queries.")] = False,
+) -> None:
+    """Ask a chat model for five modal and five amodal queries about each picture, clean and log them.
+
+    OUT can be evaluated with `--dataset r2sm`. Ends with exit code 1 if a picture is without all its queries.
+    """
+    layout = dataset or recognise(folder)
+    if layout is None:
+        raise typer.BadParameter(
+            f"nothing in {folder} looks like annotations; name the layout with --dataset"
+        )
+    if (out / "log.jsonl").exists():
+        raise typer.BadParameter(f"{out} holds queries already")
+    try:
+        pictures = open_annotated(layout, folder)
+        short = asyncio.run(
+            _all(pictures, ChatEndpoint(url, model, key), Export(out), limit, concurrency, strict)
+        )
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from error
+    except ChatFailed as error:
+        typer.echo(f"r2sm: {error}", err=True)
+        raise typer.Exit(1) from error
+    for line in short:
+        typer.echo(f"short: {line}", err=True)
+    if short:
+        raise typer.Exit(1)
+
+
+async def _all(
+    pictures: AnnotatedSet,
+    chat: ChatEndpoint,
+    export: Export,
+    limit: int | None,
+    concurrency: int,
+    strict: bool,
+) -> list[str]:
+    """Generate for every picture; what came short is told."""
+    names = list(pictures.pictures())[:limit]
+    waiting, short = iter(names), list[str]()
+
+    async def work(bar: tqdm[Any]) -> None:
+        for name in waiting:
+            problem = await _one(pictures, name, chat, export)
+            if problem is not None:
+                short.append(f"{name}: {problem}")
+                if strict:
+                    raise ChatFailed(short[-1])
+            bar.update()
+
+    try:
+        bar: tqdm[Any] = tqdm(total=len(names), unit="picture", desc="queries")
+        with bar:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(work(bar))
+    except ExceptionGroup as failed:
+        chosen = failed.subgroup(ChatFailed)
+        if chosen is None:
+            raise
+        raise chosen.exceptions[0] from None
+    finally:
+        export.finish()
+        await chat.close()
+    return short
+
+
+async def _one(pictures: AnnotatedSet, name: str, chat: ChatEndpoint, export: Export) -> str | None:
+    """Generate for one picture; what is missing, in words."""
+    try:
+        scene = await asyncio.to_thread(pictures.annotated, name)
+    except FaultyData as error:
+        export.log({"picture": name, "fault": str(error)})
+        return str(error)
+    asked = await generate(scene, chat)
+    export.add(scene, asked)
+    missing = [f"{count} {kind} queries too few" for kind, count in asked.missing.items() if count]
+    missing += [f"no amodal query means instance {number}" for number in asked.uncovered]
+    missing += [str(fault) for fault in scene.faults]
+    return "; ".join(missing) or None

@@ -1,0 +1,163 @@
+"""Queries from a chat model: what is cleaned away, what is asked again, and that the result can be evaluated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from engines.evaluation.datasets import open_dataset
+from engines.evaluation.datasets.check import take_stock
+from engines.evaluation.datasets.cocoa import Cocoa
+from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, clean, generate
+from server.cli import app
+from server.commands import queries as command
+from tests.engines.evaluation import layouts
+
+MUG = "instance id is 1, class name is mug"
+BOX = "instance id is 2, class name is box"
+
+
+def entry(query: str, answer: Any = BOX) -> dict[str, Any]:
+    """A query as a model writes it."""
+    return {"query": query, "answer": answer}
+
+
+def full() -> dict[str, Any]:
+    """All that is wanted for the picture."""
+    return {
+        "modal": [entry(f"what you drink from, number {word}", MUG) for word in "abcde"],
+        "amodal": [entry(f"the whole of the partly hidden thing {word}") for word in "abcde"],
+    }
+
+
+class ScriptedChat:
+    """In the place of a chat endpoint: says its lines one by one and keeps what it was told."""
+
+    def __init__(self, *lines: Any) -> None:
+        self.lines, self.told = list(lines), list[dict[str, Any]]()
+
+    def respond(self, request: httpx.Request) -> httpx.Response:
+        """The next line, as a completion."""
+        self.told.append(json.loads(request.content))
+        line = self.lines.pop(0)
+        text = line if isinstance(line, str) else json.dumps(line)
+        return httpx.Response(200, json={"choices": [{"message": {"role": "assistant", "content": text}}]})
+
+    def endpoint(self) -> ChatEndpoint:
+        """The endpoint that a generator talks to."""
+        return ChatEndpoint("http://chat/v1", "m", "key", httpx.MockTransport(self.respond))
+
+
+async def test_five_of_each_are_asked_for_with_the_picture_and_its_objects(tmp_path: Path) -> None:
+    chat = ScriptedChat(full())
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    asked = await generate(scene, chat.endpoint())
+    assert [draft.mask_type for draft in asked.drafts] == ["modal"] * 5 + ["amodal"] * 5
+    assert (asked.missing, asked.uncovered) == ({"modal": 0, "amodal": 0}, ())
+    picture, words = chat.told[0]["messages"][0]["content"]
+    assert picture["image_url"]["url"].startswith("data:image/png;base64,")
+    assert (
+        "instance id is 2, class name is box, box [0, 0, 4, 6], occluded (50% of it is hidden)"
+        in words["text"]
+    )
+    assert "instance id is 1, class name is mug, box [4, 0, 4, 6]\n" in words["text"]
+
+
+async def test_what_is_missing_is_asked_for_again(tmp_path: Path) -> None:
+    first = full()
+    first["amodal"] = [entry("the hidden one", "instance id is 9, class name is cat")]
+    chat = ScriptedChat("I cannot", first, {"modal": [], "amodal": full()["amodal"]})
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    asked = await generate(scene, chat.endpoint())
+    assert (len(asked.drafts), len(asked.attempts), asked.uncovered) == (10, 3, ())
+    assert "no JSON" in asked.attempts[0].dropped[0]
+    words = chat.told[2]["messages"][-1]["content"]
+    assert "0 modal and 5 amodal" in words
+    assert "instance 2 (box)" in words
+    assert "means instance 9, which is not there" in words
+
+
+async def test_what_stays_missing_is_told(tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    asked = await generate(scene, ScriptedChat("no", "no").endpoint(), attempts=2)
+    assert (asked.missing, asked.uncovered) == ({"modal": 5, "amodal": 5}, (2,))
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([entry("", MUG)], "no words"),
+        (["a mug"], "no words"),
+        ([entry("the mug", "that one")], "names no instance"),
+        ([entry("the mug", None)], "means no instance"),
+        ([entry("the mug", "instance id is 7")], "instance 7, which is not there"),
+        ([entry("the mug", "instance id is 1, class name is cup")], "'cup'"),
+        ([entry("the object with id 1", MUG)], "gives away"),
+        ([entry("a mug", MUG), entry("A  mug", MUG)], "there already"),
+    ],
+)
+def test_what_cannot_be_used_is_dropped_with_its_reason(
+    entries: list[Any], reason: str, tmp_path: Path
+) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    drafts = clean(json.dumps({"modal": entries, "amodal": []}), scene)
+    assert reason in drafts.dropped[0]
+    assert len(drafts.kept) == len(entries) - 1
+
+
+def test_an_amodal_query_means_something_occluded(tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    drafts = clean(
+        json.dumps({"modal": [], "amodal": [entry("the whole mug", MUG), entry("the box")]}), scene
+    )
+    assert [draft.targets for draft in drafts.kept] == [(2,)]
+    assert "nothing it means is occluded" in drafts.dropped[0]
+
+
+def test_json_in_a_fence_is_read(tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    assert len(clean(f"```json\n{json.dumps(full())}\n```", scene).kept) == 10
+
+
+async def test_what_is_written_can_be_evaluated_and_is_logged(tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path / "in")).annotated("7")
+    export = Export(tmp_path / "out")
+    export.add(scene, await generate(scene, ScriptedChat(full()).endpoint()))
+    export.finish()
+    stock = take_stock(open_dataset("r2sm", tmp_path / "out"))
+    assert (stock.queries, stock.by_type, stock.faults) == (10, {"modal": 5, "amodal": 5}, {})
+    assert (stock.instances, stock.occluded) == (2, 1)
+    [line] = (tmp_path / "out/log.jsonl").read_text().splitlines()
+    assert json.loads(line)["attempts"][0]["kept"] == 10
+
+
+@pytest.mark.parametrize(
+    "response",
+    [httpx.Response(500), httpx.Response(200, text="hello"), httpx.Response(200, json={"choices": []})],
+)
+async def test_an_endpoint_that_fails_is_named(response: httpx.Response, tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    endpoint = ChatEndpoint("http://chat/v1", "m", transport=httpx.MockTransport(lambda _: response))
+    with pytest.raises(ChatFailed, match="http://chat/v1"):
+        await generate(scene, endpoint)
+
+
+def test_the_command_writes_a_data_set_and_tells_what_came_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = layouts.cocoa_published(tmp_path / "in")
+    chat = ScriptedChat(full(), "no", "no", "no")
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: chat.endpoint())
+    good = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "good")])
+    assert good.exit_code == 0, good.output
+    assert len(json.loads((tmp_path / "good/queries.json").read_text())) == 10
+    bad = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "bad")])
+    assert bad.exit_code == 1
+    assert "5 modal queries too few; 5 amodal queries too few; no amodal query means instance 2" in bad.stderr
+    again = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "good")])
+    assert again.exit_code == 2
