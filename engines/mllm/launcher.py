@@ -104,18 +104,9 @@ class VllmServer:
         """Run the server until it ends; returns why."""
         self._enter("loading")
         output = ServerLog(self.role, self._log_file)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
-            *self._command.arguments,
-            env=self._command.environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert process.stdout is not None
-        ended = asyncio.create_task(process.wait())
-        forwarded = asyncio.create_task(output.follow(process.stdout))
+        process, printed = await _spawn(self._command)
+        ended = asyncio.create_task(_end_of(process))
+        forwarded = asyncio.create_task(output.follow(printed))
         ready = asyncio.create_task(self._become_ready())
         try:
             await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,7 +122,6 @@ class VllmServer:
             with suppress(ProcessLookupError):
                 process.terminate()
             await asyncio.gather(ready, ended, forwarded, return_exceptions=True)
-            _sweep(process)
 
     async def _become_ready(self) -> None:
         role = VllmRole(self.role, self.url)
@@ -222,11 +212,39 @@ class VllmServers:
         await asyncio.gather(*(server.stop() for server in self._servers))
 
 
-def _sweep(process: asyncio.subprocess.Process) -> None:
-    """Kill what a leash that was itself killed left in its process group."""
-    if process.returncode is not None and process.returncode < 0:
+async def _spawn(command: Command) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader]:
+    """The command on a leash, and what it prints.
+
+    The pipe is made here, not by asyncio, whose `wait` would last until everybody has closed their end.
+    """
+    reading, writing = os.pipe()
+    printed = asyncio.StreamReader()
+    pipe = os.fdopen(reading, "rb", buffering=0)
+    try:
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(printed), pipe
+        )
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
+            *command.arguments,
+            env=command.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=writing,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)  # the reader ends, and closes its side, when the command's side is closed too
+    return process, printed
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """The exit status of a leash; what one that was itself killed left in its process group is killed too."""
+    status = await process.wait()
+    if status < 0:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    return status
 
 
 def _ports(*wanted: int) -> tuple[int, ...]:

@@ -8,10 +8,11 @@ import re
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
-TAIL_LINES = 20
+TAIL_LINES, LINE_LENGTH = 20, 500
 LINE_END = re.compile(rb"[\r\n]+")
 LEVEL = re.compile(rb"\b(WARNING|ERROR|CRITICAL)\b")
 LEVELS = {b"WARNING": logging.WARNING, b"ERROR": logging.ERROR, b"CRITICAL": logging.CRITICAL}
@@ -20,17 +21,17 @@ LEVELS = {b"WARNING": logging.WARNING, b"ERROR": logging.ERROR, b"CRITICAL": log
 class ServerLog:
     """Forwards one server's output line by line: its warnings and errors as such, the rest as DEBUG.
 
-    `file` gets every line. A file that cannot be written any more does not stop the forwarding: a server whose
-    output nobody reads would stand still.
+    `file` gets every line whole; the log gets the first `LINE_LENGTH` characters. A file that cannot be written
+    any more is given up, aloud: a server whose output nobody reads would stand still.
     """
 
     def __init__(self, name: str, file: Path | None) -> None:
         """Raises OSError if the file cannot be opened."""
         self._name = name
-        self._file: logging.Handler = logging.NullHandler()
+        self._file: BinaryIO | None = None
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = logging.FileHandler(file, encoding="utf-8")
+            self._file = file.open("ab", buffering=0)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     @property
@@ -47,12 +48,26 @@ class ServerLog:
                 self._forward(lines)
             self._forward([rest])
         finally:
-            self._file.close()
+            self._close()
 
     def _forward(self, lines: Iterable[bytes]) -> None:
         for line in filter(None, lines):
-            text = line.decode("utf-8", "replace")
+            self._write(line)
+            text = line.decode("utf-8", "replace")[:LINE_LENGTH]
             level = LEVEL.search(line[:200])
             self._tail.append(text)
-            self._file.handle(logging.makeLogRecord({"msg": text}))
             log.log(LEVELS[level[1]] if level else logging.DEBUG, "[%s] %s", self._name, text)
+
+    def _write(self, line: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(line + b"\n")
+        except OSError as fault:
+            log.warning("the log file of vLLM (%s) is given up: %s", self._name, fault)
+            self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None

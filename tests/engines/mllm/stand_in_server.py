@@ -1,7 +1,8 @@
 """A cheap stand-in for a vLLM process, run as a script: forks a stubborn grandchild, then answers as vLLM would.
 
 ``stand_in_server.py PORT PID_FILE MODE``: MODE ``serve`` answers /health and /v1/embeddings; ``crash`` prints and
-exits with status 3; ``sick`` is healthy but fails every call. The process ids go to PID_FILE, one a line.
+exits with status 3; ``sick`` is healthy but fails every call; ``stubborn`` ignores SIGTERM; ``obedient`` has a
+grandchild that stays in its process group. The process ids go to PID_FILE, one a line.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def grandchild() -> int:
-    """A process in a session of its own that ignores SIGTERM, as orphans go."""
+def grandchild(mode: str) -> int:
+    """A process that ignores SIGTERM and holds on to the output; unless ``obedient``, in a session of its own."""
     pid = os.fork()
     if pid == 0:
-        os.setsid()
+        if mode != "obedient":
+            os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
         os._exit(0)
@@ -49,7 +51,7 @@ def grandchild() -> int:
 
 
 def main(port: int, pid_file: Path, mode: str) -> int:
-    pids = [os.getpid(), grandchild()]
+    pids = [os.getpid(), grandchild(mode)]
     pid_file.write_text("\n".join(map(str, pids)))
     print("WARNING a long line", "x" * 200_000, flush=True)
     if mode == "crash":

@@ -106,6 +106,21 @@ async def test_a_server_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
     await server.stop()
 
 
+async def test_a_leash_that_is_killed_takes_its_group_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_PAUSE", 0.05)
+    server = stand_in(tmp_path, "obedient")
+    server.start()
+    await reach(server, "ready")
+    pids = pids_in(tmp_path / "pids")
+    os.kill(os.getpgid(pids[0]), signal.SIGKILL)
+    await reach(server, "waiting")
+    assert not any(alive(pid) for pid in pids)
+    await reach(server, "ready")
+    await server.stop()
+
+
 async def test_pauses_between_restarts_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     sleep = asyncio.sleep

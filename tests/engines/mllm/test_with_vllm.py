@@ -310,7 +310,7 @@ async def test_a_prompt_longer_than_the_model_reads_is_the_callers_fault(
 
 async def test_a_deadline_ends_a_call(client: MllmClient, images: list[MllmImage]) -> None:
     with pytest.raises(DeadlineExceeded):
-        await reason_until(client, images[0], 0.02)
+        await reason_until(client, images[0], 0.001)
 
 
 async def reason_until(client: MllmClient, image: MllmImage, timeout: float) -> None:
