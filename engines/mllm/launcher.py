@@ -112,13 +112,13 @@ class VllmServer:
             await asyncio.wait({ended, ready}, return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 ready.result()
-            status = await ended
-            await forwarded
-            return "\n".join([f"ended with status {status}", *output.tail])
+            await asyncio.wait({ended, forwarded})  # unlike `await ended`, leaves them running when cancelled
+            return "\n".join([f"ended with status {ended.result()}", *output.tail])
         except EngineError as fault:
             return f"did not pass its warm-up: {fault}"
         finally:
             ready.cancel()
+            output.ending = True
             with suppress(ProcessLookupError):
                 process.terminate()
             await asyncio.gather(ready, ended, forwarded, return_exceptions=True)

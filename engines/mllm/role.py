@@ -23,6 +23,8 @@ KEEP_ALIVE_SECONDS = 4.0
 HEALTH_SECONDS = 2.0
 KNOWN_IMAGES = 4096
 LAST_LINE = "data: [DONE]"
+LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
+"""What vLLM names when a request does not fit into the model's context."""
 
 
 class VllmRole:
@@ -113,7 +115,7 @@ class VllmRole:
             error = Refusal.model_validate_json(content).error
         except ValidationError:
             error = ErrorBody(message=content[:200].decode("utf-8", "replace"))
-        if status == httpx.codes.BAD_REQUEST and "maximum context length" in error.message:
+        if status == httpx.codes.BAD_REQUEST and error.param in LENGTHS:
             return InvalidInput("prompt: too long for the model together with the image and the reasoning")
         return MllmUnavailable(f"the {self.name} server refused ({status}): {error.message}")
 

@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 TAIL_LINES, LINE_LENGTH = 20, 500
 LINE_END = re.compile(rb"[\r\n]+")
 LEVEL = re.compile(rb"\b(WARNING|ERROR|CRITICAL)\b")
-LEVELS = {b"WARNING": logging.WARNING, b"ERROR": logging.ERROR, b"CRITICAL": logging.CRITICAL}
+LEVELS = {b"WARNING": logging.INFO, b"ERROR": logging.ERROR, b"CRITICAL": logging.CRITICAL}
+"""vLLM warns some twenty times in every good start."""
 
 
 class ServerLog:
-    """Forwards one server's output line by line: its warnings and errors as such, the rest as DEBUG.
+    """Forwards one server's output line by line: its errors as such, warnings as INFO, the rest as DEBUG.
 
     `file` gets every line whole; the log gets the first `LINE_LENGTH` characters. A file that cannot be written
     any more is given up, aloud: a server whose output nobody reads would stand still.
@@ -33,6 +34,8 @@ class ServerLog:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._file = file.open("ab", buffering=0)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.ending = False
+        """The server has been told to end: what it now calls an error is its own way of ending."""
 
     @property
     def tail(self) -> list[str]:
@@ -54,7 +57,7 @@ class ServerLog:
         for line in filter(None, lines):
             self._write(line)
             text = line.decode("utf-8", "replace")[:LINE_LENGTH]
-            level = LEVEL.search(line[:200])
+            level = None if self.ending else LEVEL.search(line[:200])
             self._tail.append(text)
             log.log(LEVELS[level[1]] if level else logging.DEBUG, "[%s] %s", self._name, text)
 

@@ -324,11 +324,12 @@ async def test_a_server_that_refuses_is_named_with_its_reason(call: Call, status
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_text_too_long_for_the_model_is_the_callers_fault(call: Call) -> None:
+@pytest.mark.parametrize("param", ["input_tokens", "max_tokens"])
+async def test_a_text_too_long_for_the_model_is_the_callers_fault(call: Call, param: str) -> None:
     message = "This model's maximum context length is 2048 tokens. However, ..."
 
     async def reply(exchange: Exchange) -> None:
-        await exchange.respond({"error": {"message": message, "param": "input_tokens"}}, 400)
+        await exchange.respond({"error": {"message": message, "param": param}}, 400)
 
     async with client_of(reply) as (client, _):
         with pytest.raises(InvalidInput, match="too long"):

@@ -72,8 +72,10 @@ async def test_a_server_becomes_ready_and_leaves_nothing_when_stopped(tmp_path: 
     await reach(server, "ready")
     pids = pids_in(tmp_path / "pids")
     assert all(alive(pid) for pid in pids)
+    leash_pid = os.getpgid(pids[0])
     await server.stop()
-    assert not any(alive(pid) for pid in pids)
+    assert not any(alive(pid) for pid in [*pids, leash_pid])
+    assert not Path(f"/proc/{leash_pid}").exists(), "waited for"
     assert server.status.stage == "stopped"
     first_line = (tmp_path / "logs" / "vllm.log").read_text().splitlines()[0]
     assert first_line == "WARNING a long line " + "x" * 200_000

@@ -30,10 +30,17 @@ async def test_lines_keep_their_level_and_their_name(caplog: pytest.LogCaptureFi
     await follow(ServerLog("reason", None), *pieces)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("DEBUG", "[reason] (Engine pid=1) INFO 11-21 fine"),
-        ("WARNING", "[reason] (Engine pid=1) WARNING 11-21 odd"),
+        ("INFO", "[reason] (Engine pid=1) WARNING 11-21 odd"),
         ("ERROR", "[reason] ERROR: bad"),
         ("DEBUG", "[reason] no level \N{REPLACEMENT CHARACTER}"),
     ]
+
+
+async def test_a_server_that_is_ending_raises_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    output = ServerLog("reason", None)
+    output.ending = True
+    await follow(output, b"ERROR engine is dead\n")
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 async def test_the_file_has_whole_lines_and_the_tail_only_the_last(tmp_path: Path) -> None:

@@ -306,6 +306,8 @@ async def test_a_prompt_longer_than_the_model_reads_is_the_callers_fault(
         await client.decide(images[0], "🫖" * 4000, "", timeout=SECONDS)
     with pytest.raises(InvalidInput, match="too long"):
         await client.warm(images[0], "🫖" * 4000, timeout=SECONDS)
+    with pytest.raises(InvalidInput, match="too long"):
+        await reason(client, images[0], 100_000)
 
 
 async def test_a_deadline_ends_a_call(client: MllmClient, images: list[MllmImage]) -> None:
