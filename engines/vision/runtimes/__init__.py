@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from engines.errors import BackendUnavailable
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+"""OpenVINO forks processes that report its use over the network, and goes without where this import fails."""
 
 __all__ = [
     "DecodeItem",

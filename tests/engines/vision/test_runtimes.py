@@ -227,3 +227,13 @@ def test_a_cached_model_is_served_without_importing_torch(
     )
 
     subprocess.run([sys.executable, "-c", program, vision_dir, cache_dir], check=True, timeout=60)
+
+
+def test_openvino_reports_to_nobody() -> None:
+    script = (
+        "import engines.vision.runtimes.openvino, sys;"
+        "from openvino.tools.ovc import telemetry_utils;"
+        "assert sys.modules['openvino_telemetry'] is None;"
+        "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
