@@ -124,7 +124,7 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         masks=len(masks),
         overlap=overlap(fused, truth),
         instance_iou=mean(instance_ious(masks, truths)),
-        named=all(name in answer.reasoning for name in question.names),
+        named=all(name.lower() in answer.reasoning.lower() for name in question.names),
         latency_ms=latency_ms,
         timings_ms=answer.timings_ms,
         picture=question.picture,

@@ -51,9 +51,9 @@ class Question:
     """One query with its truth.
 
     `image` is an encoded picture of `shape` (H, W). `truths` are the targets' masks [H, W], of the type that
-    `mask_type` names; none: no such object is there. `names` are the targets' ("red mug"). `hidden` is what the
-    targets have that cannot be seen, together; None where the data set does not know. `ignored` are pixels that
-    do not count. `box` is the annotated box of a single target.
+    `mask_type` names; none: no such object is there. `names` are the targets' as reasoning calls them ("the red
+    mug"). `hidden` is what the targets have that cannot be seen, together; None where the data set does not know.
+    `ignored` are pixels that do not count. `box` is the annotated box of a single target.
     """
 
     label: str

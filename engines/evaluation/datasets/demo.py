@@ -69,7 +69,7 @@ def make_question(label: str, scene: Scene, query: Query, image: bytes) -> Quest
         prompt=query.prompt,
         mask_type=query.mask_type,
         truths=tuple(target.modal if query.mask_type == "modal" else target.amodal for target in targets),
-        names=tuple(target.name for target in targets),
+        names=tuple(f"the {target.name}" for target in targets),
         form=query.form,
         picture=str(scene.seed),
         hidden=_hidden(targets, (scene.image.shape[0], scene.image.shape[1])),

@@ -39,7 +39,7 @@ def test_the_truth_is_of_the_type_that_the_prompt_asks_for() -> None:
     seen = set()
     for seed in range(SEED, SEED + 12):
         scene = render_scene(seed)
-        by_name = {each.name: each for each in scene.objects}
+        by_name = {f"the {each.name}": each for each in scene.objects}
         for question in DemoSet(seed, 1, queries_per_scene=4).questions(seed):
             picture = np.asarray(Image.open(io.BytesIO(question.image)))
             assert np.array_equal(picture, scene.image)
