@@ -1,9 +1,9 @@
 """Trains the demo models: ``python -m engines.demo.train --out runs/demo --stage towers --minutes 15``.
 
 First the stages ``sight`` (Qwen2.5-VL's image tower learns what stands where) and ``towers`` (SAM's does, too),
-then ``joint`` (prompts, reasoning, heatmaps and masks; run it as often as wanted, the last time with
-``--decay``). Runs resume from the checkpoint in ``--out``. Two processes of one thread each use two cores far
-better than one process with two threads:
+then ``joint`` (prompts, reasoning, heatmaps and masks) and ``words`` (the same with SAM's tower at rest); run
+them as often as wanted, the last time with ``--decay``. Runs resume from the checkpoint in ``--out``. Two
+processes of one thread each use two cores far better than one process with two threads:
 ``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
 ``python -m engines.demo.ship`` makes a bundle of the result.
 """
@@ -32,7 +32,7 @@ from engines.demo.training.steps import joint_step, sight_step, tower_step
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SCENES = 1500
-STEPS = {"sight": sight_step, "towers": tower_step, "joint": joint_step}
+STEPS = {"sight": sight_step, "towers": tower_step, "joint": joint_step, "words": joint_step}
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -99,6 +99,8 @@ def main() -> None:
     learner = build_learner(tokenizer)
     if options.bundle:
         learner.start_from(options.bundle)
+    if options.stage == "words":
+        learner.vision.image_encoder.requires_grad_(False)
     optimisers = make_optimisers(learner)
     checkpoint = options.out / CHECKPOINT
     progress = Progress(options.stage)

@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 160, 320
 
 
 QUERIES_A_SURVEY = 4
-Stage = Literal["sight", "towers", "joint"]
+Stage = Literal["sight", "towers", "joint", "words"]
 
 
 @dataclass(frozen=True, slots=True)
