@@ -1,4 +1,4 @@
-"""Figures that others published, to stand beside one's own. Only what was read at its source is here."""
+"""Figures that others published, to stand beside one's own. Only what was read, and where it was, is here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,29 @@ TABLES = (
         ),
     ),
     Table("R2SM: gIoU and cIoU (Table 2), AP and AR (Table 3)", ("r2sm",), "Shih et al., R2SM, 2025"),
-    Table("Reasoning segmentation on ReasonSeg", ("reasonseg",), "Lu et al., CoPRS, 2025"),
+    Table(
+        "Referring segmentation on RefCOCO: cIoU",
+        ("refcoco", "refcoco-table"),
+        "Table 3 of the ReChannel paper (2026), which quotes each system's own",
+        REFCOCO_COLUMNS,
+        (
+            Row("LISA-7B", (74.9, 79.1, 72.3, 65.1, 70.8, 58.1, 67.9, 70.6)),
+            Row("GLaMM-7B", (79.5, 83.2, 76.9, 72.6, 78.7, 64.6, 74.2, 74.9)),
+            Row("PSALM-1.3B", (83.6, 84.7, 81.6, 72.9, 75.5, 70.1, 73.8, 74.4)),
+            Row("CoPRS-7B", (81.6, 85.3, 79.5, 75.9, 80.3, 69.7, 76.2, 76.2)),
+        ),
+    ),
+    Table(
+        "Reasoning segmentation on ReasonSeg, zero-shot",
+        ("reasonseg",),
+        "Lu et al., CoPRS, 2026, as two public sets of reading notes quote its main table",
+        ("val gIoU", "val cIoU", "test gIoU", "test cIoU"),
+        (
+            Row("Seg-Zero-7B", (62.6, 62.0, 57.5, 52.0)),
+            Row("CoPRS-3B", (61.3, 60.6, 57.8, 52.7)),
+            Row("CoPRS-7B", (65.2, 64.5, 59.8, 55.1)),
+        ),
+    ),
 )
 
 
