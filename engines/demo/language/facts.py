@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ MIN_VISIBLE_SHARE = 0.25  # of the object's own area
 MIN_VISIBLE_AREA = 0.004  # of the image
 COVERED = 0.03  # the share of an object that has to be covered before anyone speaks of it
 
+_SQUARES = 8
 _COLUMNS = ("left", "", "right")
 _ROWS = ("top", "", "bottom")
 
@@ -67,6 +69,12 @@ class Thing:
         """The field of a 3x3 grid: "top left", "top", ..., "centre", ..., "bottom right"."""
         row, column = _ROWS[third(self.y)], _COLUMNS[third(self.x)]
         return f"{row} {column}".strip() or "centre"
+
+    @property
+    def square(self) -> str:
+        """The field of an 8x8 grid, as in a spreadsheet: "a1" is the top left one, "h1" the top right one."""
+        row, column = (min(_SQUARES - 1, max(0, int(place * _SQUARES))) for place in (self.y, self.x))
+        return f"{ascii_lowercase[column]}{row + 1}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The short, true account of an answer: what there is, anchors, targets, what covers them, what is wanted."""
+"""The short, true account of an answer: what is wanted, what there is, anchors, targets, what covers them."""
 
 from __future__ import annotations
 
@@ -38,21 +38,22 @@ _STANDS = {
 def account(description: Description, targets: tuple[Thing, ...], facts: Facts, mask_type: MaskType) -> str:
     """The whole reasoning text for a description that resolves to `targets` (left to right)."""
     found, covered = _found(description, targets, facts), _covering(targets, facts)
-    return f"{overview(facts)} {found} {covered} {WANTED[mask_type]}"
+    return f"{WANTED[mask_type]} {overview(facts)} {found} {covered}"
 
 
 def missing(why: str, facts: Facts, mask_type: MaskType) -> str:
     """The reasoning text for an object that is not there; `why` is one or two sentences."""
-    return f"{overview(facts)} {why} {WANTED[mask_type]}".lstrip()
+    return " ".join(filter(None, (WANTED[mask_type], overview(facts), why)))
 
 
 def overview(facts: Facts) -> str:
-    """ "From left to right: red mug, blue box." Names all that shows enough of itself; empty if nothing does.
+    """ "From left to right: c4 red mug, g2 blue box." Names all that shows enough of itself; empty if nothing does.
 
     What is written down first needs no second look: places, orders and absences follow from this list.
     """
-    shown = sorted((thing for thing in facts.things if thing.askable), key=lambda t: (t.x, t.index))
-    return f"From left to right: {', '.join(thing.name for thing in shown)}." if shown else ""
+    shown = sorted((thing for thing in facts.things if thing.askable), key=lambda t: (t.square, t.index))
+    listed = ", ".join(f"{thing.square} {thing.name}" for thing in shown)
+    return f"From left to right: {listed}." if shown else ""
 
 
 def placed(thing: Thing) -> str:

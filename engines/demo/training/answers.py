@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engines.demo.language import Query, Survey
+from engines.demo.language import WANTED, Query, Survey
 from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
@@ -56,17 +56,29 @@ class AnswerPacker:
         self._close, self._end = token["</think>"], token["<|im_end|>"]
         self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
         self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
+        wanted = zip(*(self._encode(sentence) for sentence in WANTED.values()), strict=False)
+        self._verdict = next(place for place, (one, other) in enumerate(wanted) if one != other)
 
     def pack(
-        self, queries: Sequence[Query], surveys: Sequence[Survey], grid: tuple[int, int], rng: random.Random
+        self,
+        queries: Sequence[Query],
+        surveys: Sequence[Survey],
+        glances: Sequence[Query],
+        grid: tuple[int, int],
+        rng: random.Random,
     ) -> PackedScene:
-        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens."""
+        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens.
+
+        Of `glances` only the verdict is asked, the word of the reasoning that says which mask is wanted.
+        """
         packed, scored, vectors = Packed(), _Scored(), list[VectorTarget]()
         packed.add_prefix(self._before, self._image, grid, self._after)
         for query in queries:
             self._branch(packed, scored, vectors, query, rng)
         for survey in surveys:
             self._exercise(packed, scored, survey)
+        for query in glances:
+            self._glance(packed, scored, query)
         return PackedScene(
             ids=np.array(packed.ids),
             positions=np.array(packed.positions).T,
@@ -94,6 +106,7 @@ class AnswerPacker:
         opened = first + len(question) - 1
         closed = opened + len(reasoning) + 1
         scored.add(opened, [*reasoning, self._close], 1.0)
+        scored.weigh(opened + self._verdict, DECISION_WEIGHT)
         self._score_tail(scored, vectors, query, query.mask_type, closed, tail)
         other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
         if rng.random() < 0.35:
@@ -102,6 +115,14 @@ class AnswerPacker:
             self._fork(packed, scored, vectors, query, query.mask_type, opened)
         if rng.random() < 0.3:
             self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
+
+    def _glance(self, packed: Packed, scored: _Scored, query: Query) -> None:
+        """A prompt, and its reasoning up to the verdict."""
+        question = self._encode(query.prompt) + self._to_answer
+        reasoning = self._encode(query.reasoning)
+        first = packed.add_family([*question, *reasoning[: self._verdict]])
+        last = first + len(question) + self._verdict - 1
+        scored.add(last, [reasoning[self._verdict]], DECISION_WEIGHT)
 
     def _exercise(self, packed: Packed, scored: _Scored, survey: Survey) -> None:
         """A survey's question and account; no answer follows."""
@@ -159,3 +180,7 @@ class _Scored:
         self.rows += range(row, row + len(targets))
         self.targets += targets
         self.weights += [weight] * len(targets)
+
+    def weigh(self, row: int, weight: float) -> None:
+        """Change what the token that `row` predicts counts."""
+        self.weights[self.rows.index(row)] = weight

@@ -78,7 +78,8 @@ class SceneFeed(IterableDataset[Batch]):
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._prompts)
         surveys = [survey(scene, rng) for _ in range(self._prompts // QUERIES_A_SURVEY)]
-        return packer.pack(queries, surveys, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
+        glances = ask(scene, rng, self._prompts)
+        return packer.pack(queries, surveys, glances, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
 
 
 def _longest(rng: random.Random) -> int:

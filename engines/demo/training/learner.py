@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from engines.demo.models import MERGE
 from engines.demo.training.answers import PackedScene
 from engines.demo.training.attention import SceneAttention
-from engines.demo.training.losses import dense_loss
+from engines.demo.training.losses import dense_loss, owner_loss
 from engines.demo.training.samples import CLASSES, SceneSample, View, patchify
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
@@ -47,6 +47,8 @@ class Learner(nn.Module):
         self.cell_head = nn.Linear(vision.encoder.output_channels, 2 * CLASSES)
         self.token_head = nn.Linear(width, 2 * CLASSES)
         self.state_head = nn.Linear(width, 2 * CLASSES + 2)
+        self.token_owner_head = nn.Linear(width, 2)
+        self.state_owner_head = nn.Linear(width, 2)
         self.centre_head = nn.Linear(width, 2)
 
     def start_from(self, bundle: Path) -> None:
@@ -61,7 +63,8 @@ class Learner(nn.Module):
         grids = torch.tensor([(1, *view.grid) for view in views])
         tokens: Tensor = self.mllm.model.visual(patches, grid_thw=grids).pooler_output
         labels = torch.as_tensor(np.concatenate([view.tokens for view in views]))
-        return tokens, dense_loss(self.token_head(tokens), labels)
+        owned = owner_loss(self.token_owner_head(tokens), _owners(views))
+        return tokens, dense_loss(self.token_head(tokens), labels) + owned
 
     def look(self, samples: Sequence[SceneSample]) -> Towers:
         """Both towers over a batch of scenes."""
@@ -96,13 +99,16 @@ class Learner(nn.Module):
     def state_loss(self, early: Tensor, views: Sequence[View]) -> Tensor:
         """Dense labels and places, asked of the language model's early states at its image tokens.
 
-        What an image token is and where it stands must be there early, or later layers cannot look it up.
+        What an image token is, where it stands and which object it belongs to must be there early, or later
+        layers cannot look it up.
         """
-        predicted = self.state_head(F.rms_norm(early, early.shape[-1:]))
+        normed = F.rms_norm(early, early.shape[-1:])
+        predicted = self.state_head(normed)
         labels = torch.as_tensor(np.concatenate([view.tokens for view in views]))
         places = torch.as_tensor(np.concatenate([_places(view.grid) for view in views]))
         position = F.mse_loss(predicted[:, -2:].float(), places)
-        return dense_loss(predicted[:, :-2], labels) + 4 * position
+        owned = owner_loss(self.state_owner_head(normed), _owners(views))
+        return dense_loss(predicted[:, :-2], labels) + 4 * position + owned
 
 
 def image_rows(scenes: Sequence[PackedScene], grids: Sequence[tuple[int, int]]) -> Tensor:
@@ -113,6 +119,10 @@ def image_rows(scenes: Sequence[PackedScene], grids: Sequence[tuple[int, int]]) 
         rows.append(torch.arange(start, start + height * width // MERGE**2))
         offset += len(scene.ids)
     return torch.cat(rows)
+
+
+def _owners(views: Sequence[View]) -> Tensor:
+    return torch.as_tensor(np.concatenate([view.owners for view in views]))
 
 
 def _places(grid: tuple[int, int]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

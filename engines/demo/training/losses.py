@@ -25,6 +25,13 @@ def dense_loss(logits: Tensor, shares: Tensor) -> Tensor:
     return torch.stack(losses).sum()
 
 
+def owner_loss(places: Tensor, owners: Tensor) -> Tensor:
+    """How far places [N, 2] are from the centres in owners [N, 3], weighted by the share in its last column."""
+    weight = owners[:, 2]
+    squares = (places.float() - owners[:, :2]).pow(2).sum(-1)
+    return 20 * (squares * weight).sum() / weight.sum().clamp(min=1)
+
+
 def mask_loss(logits: Tensor, shares: Tensor, inside: Tensor) -> Tensor:
     """Cross-entropy and dice loss of logits [N, h, w] with shares [N, h, w], where `inside` the image is 1."""
     logits = logits.float()

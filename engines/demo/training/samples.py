@@ -26,18 +26,22 @@ class View:
     """What Qwen2.5-VL sees of a scene.
 
     `pixels` uint8 [H, W, 3], `grid` its (rows, columns) of patches; `tokens` [N/4, 2*CLASSES] are shares of what
-    is visible at each image token, then of what is hidden.
+    is visible at each image token, then of what is hidden; `owners` [N/4, 3] are the centre (x, y) in 0..1 of the
+    object that is seen most at the token, and the share that it has there.
     """
 
     pixels: NDArray[np.uint8]
     grid: tuple[int, int]
     tokens: NDArray[np.float32]
+    owners: NDArray[np.float32]
 
     def mirrored(self) -> View:
         """The view with left and right exchanged."""
         shape = (self.grid[0] // MERGE, self.grid[1] // MERGE, -1)
         tokens = self.tokens.reshape(shape)[:, ::-1].reshape(self.tokens.shape)
-        return View(np.ascontiguousarray(self.pixels[:, ::-1]), self.grid, tokens)
+        owners = self.owners.reshape(shape)[:, ::-1].reshape(self.owners.shape).copy()
+        owners[:, 0] = 1 - owners[:, 0]
+        return View(np.ascontiguousarray(self.pixels[:, ::-1]), self.grid, tokens, owners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,8 @@ def make_view(scene: Scene) -> View:
     height, width = smart_resize(image.height, image.width, MLLM_IMAGE)
     resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     amodal, modal = _both_masks(scene, (height // IMAGE_FACTOR, width // IMAGE_FACTOR))
-    return View(resized, (height // PATCH, width // PATCH), _dense(amodal, modal, scene))
+    grid = (height // PATCH, width // PATCH)
+    return View(resized, grid, _dense(amodal, modal, scene), _owners(modal, scene))
 
 
 def make_sample(scene: Scene) -> SceneSample:
@@ -121,6 +126,14 @@ def _dense(amodal: NDArray[np.float32], modal: NDArray[np.float32], scene: Scene
     colours = [COLOURS.index(item.colour) for item in scene.objects]
     hidden = np.clip(amodal - modal, 0, 1)
     return np.concatenate([_labels(modal, kinds, colours), _labels(hidden, kinds, colours)], axis=1)
+
+
+def _owners(modal: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
+    """Centre (x, y) of the object seen most at each cell, and its share there, [cells, 3]."""
+    shares = modal.reshape(len(modal), -1).T  # (cells, objects)
+    centres = np.array([item.centre for item in scene.objects], dtype=np.float32)
+    most = shares.argmax(1)
+    return np.concatenate([centres[most], shares.max(1, keepdims=True)], axis=1)
 
 
 def _labels(shares: NDArray[np.float32], kinds: list[int], colours: list[int]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from engines.demo.language import Query, Survey, ask
+from engines.demo.language import WANTED, Query, Survey, ask
 from engines.demo.models import MERGE
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import token_ids, train_tokenizer
@@ -44,7 +44,9 @@ def _packed(queries: list[list[Query]], tokenizer: Tokenizer) -> tuple[list[Scen
     packer, rng = AnswerPacker(tokenizer), random.Random(0)
     samples = [make_sample(render_scene(seed, longest=200)) for seed in (1, 2)]
     packed = [
-        packer.pack(some, [SURVEY], (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng)
+        packer.pack(
+            some, [SURVEY], some[:1], (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng
+        )
         for some, sample in zip(queries, samples, strict=True)
     ]
     return samples, packed
@@ -89,6 +91,18 @@ def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Q
     return states
 
 
+def test_a_glance_asks_for_the_verdict_alone(queries: list[list[Query]], tokenizer: Tokenizer) -> None:
+    _, packed = _packed(queries, tokenizer)
+    for some, scene in zip(queries, packed, strict=True):
+        glance = scene.families[-1]
+        text = tokenizer.decode(scene.ids[glance.start :].tolist(), skip_special_tokens=False)
+        assert text.endswith("<think>The")
+        asked = scene.rows >= glance.start
+        verdict = tokenizer.decode(scene.targets[asked].tolist())
+        assert verdict.strip() == WANTED[some[0].mask_type].split()[1]
+        assert scene.rows[asked].tolist() == [len(scene.ids) - 1]
+
+
 def test_a_fork_sees_its_prompt_up_to_where_it_leaves_and_no_other(
     queries: list[list[Query]], tokenizer: Tokenizer
 ) -> None:
@@ -123,7 +137,7 @@ def test_a_survey_trains_its_account_and_asks_for_no_mask(
 ) -> None:
     _, packed = _packed(queries, tokenizer)
     scene = packed[0]
-    start = scene.families[-1].start
-    scored = scene.targets[scene.rows >= start]
+    start, end = (family.start for family in scene.families[-2:])
+    scored = scene.targets[(scene.rows >= start) & (scene.rows < end)]
     assert tokenizer.decode(scored.tolist()) == SURVEY.account
     assert all(vector.row < start for vector in scene.vectors)
