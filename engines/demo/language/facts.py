@@ -36,6 +36,8 @@ class SceneObject(Protocol):
     def covered_by(self) -> tuple[int, ...]: ...
     @property
     def centre(self) -> tuple[float, float]: ...
+    @property
+    def seen_centre(self) -> tuple[float, float]: ...
 
 
 class Scene(Protocol):
@@ -56,6 +58,7 @@ class Thing:
     y: float
     u: float
     v: float
+    square: str  # where it is seen, on an 8x8 grid as in a spreadsheet: "a1" is top left, "h1" top right
     hidden: float
     coverers: tuple[tuple[int, float], ...]  # (index, share of this thing that it covers), the greatest first
     askable: bool  # shows enough of itself, and what covers it is known
@@ -69,12 +72,6 @@ class Thing:
         """The field of a 3x3 grid: "top left", "top", ..., "centre", ..., "bottom right"."""
         row, column = _ROWS[third(self.y)], _COLUMNS[third(self.x)]
         return f"{row} {column}".strip() or "centre"
-
-    @property
-    def square(self) -> str:
-        """The field of an 8x8 grid, as in a spreadsheet: "a1" is the top left one, "h1" the top right one."""
-        row, column = (min(_SQUARES - 1, max(0, int(place * _SQUARES))) for place in (self.y, self.x))
-        return f"{ascii_lowercase[column]}{row + 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +111,16 @@ def _thing(scene: Scene, index: int) -> Thing:
         y=y,
         u=x * width / longest,
         v=y * height / longest,
+        square=_square(*item.seen_centre),
         hidden=item.hidden,
         coverers=tuple(sorted(coverers, key=lambda pair: (-pair[1], pair[0]))),
         askable=_shows(area, visible, height * width) and (bool(coverers) or item.hidden < COVERED),
     )
+
+
+def _square(x: float, y: float) -> str:
+    column, row = (min(_SQUARES - 1, int(place * _SQUARES)) for place in (x, y))
+    return f"{ascii_lowercase[column]}{row + 1}"
 
 
 def _shows(area: int, visible: int, image: int) -> bool:

@@ -46,6 +46,15 @@ class SceneObject:
     centre: tuple[float, float]
 
     @property
+    def seen_centre(self) -> tuple[float, float]:
+        """The centroid of what can be seen as (x, y) in 0..1; `centre` where nothing can."""
+        columns, rows = self.modal.sum(0), self.modal.sum(1)
+        if not (area := int(columns.sum())):
+            return self.centre
+        x, y = ((np.arange(len(line)) + 0.5) @ line / area / len(line) for line in (columns, rows))
+        return float(x), float(y)
+
+    @property
     def name(self) -> str:
         """Colour and kind, as in "red mug"."""
         return f"{self.colour} {self.kind}"

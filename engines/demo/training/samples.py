@@ -26,8 +26,8 @@ class View:
     """What Qwen2.5-VL sees of a scene.
 
     `pixels` uint8 [H, W, 3], `grid` its (rows, columns) of patches; `tokens` [N/4, 2*CLASSES] are shares of what
-    is visible at each image token, then of what is hidden; `owners` [N/4, 3] are the centre (x, y) in 0..1 of the
-    object that is seen most at the token, and the share that it has there.
+    is visible at each image token, then of what is hidden; `owners` [N/4, 3] are the centre (x, y) in 0..1 of what is
+    seen of the object that is seen most at the token, and the share that it has there.
     """
 
     pixels: NDArray[np.uint8]
@@ -129,9 +129,9 @@ def _dense(amodal: NDArray[np.float32], modal: NDArray[np.float32], scene: Scene
 
 
 def _owners(modal: NDArray[np.float32], scene: Scene) -> NDArray[np.float32]:
-    """Centre (x, y) of the object seen most at each cell, and its share there, [cells, 3]."""
+    """Seen centre (x, y) of the object seen most at each cell, and its share there, [cells, 3]."""
     shares = modal.reshape(len(modal), -1).T  # (cells, objects)
-    centres = np.array([item.centre for item in scene.objects], dtype=np.float32)
+    centres = np.array([item.seen_centre for item in scene.objects], dtype=np.float32)
     most = shares.argmax(1)
     return np.concatenate([centres[most], shares.max(1, keepdims=True)], axis=1)
 

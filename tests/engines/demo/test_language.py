@@ -332,8 +332,9 @@ def lists_what_shows(match: re.Match[str], things: Sequence[SceneObject], target
 
 def squared(thing: SceneObject) -> str:
     """ "c4 red mug": the field of an 8x8 grid, and the name."""
-    x, y = thing.centre
-    return f"{'abcdefgh'[int(x * 8)]}{int(y * 8) + 1} {thing.colour} {thing.kind}"
+    ys, xs = np.nonzero(thing.modal if thing.modal.any() else thing.amodal)
+    column, row = ((xs.mean() + 0.5) / thing.modal.shape[1], (ys.mean() + 0.5) / thing.modal.shape[0])
+    return f"{'abcdefgh'[int(column * 8)]}{int(row * 8) + 1} {thing.colour} {thing.kind}"
 
 
 def covers(match: re.Match[str], things: Sequence[SceneObject], targets: list[SceneObject]) -> bool:

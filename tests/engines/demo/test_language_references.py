@@ -36,7 +36,7 @@ def thing(
 ) -> Thing:
     colour, kind = name.split()
     hidden = sum(share for _, share in covered)
-    return Thing(index, kind, colour, x, y, x, y, hidden, covered, askable)
+    return Thing(index, kind, colour, x, y, x, y, "a1", hidden, covered, askable)
 
 
 MUGS = Facts(
