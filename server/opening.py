@@ -35,7 +35,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        if settings.reason_url is None or settings.concentrate_url is None:
+        if not settings.reason_url:
             servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir)
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
@@ -43,9 +43,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
         )
         stack.callback(vision.close)
         tokens = SpecialTokens.load(bundle.mllm_path)
-        reason_url = servers.reason_url if servers else settings.reason_url
-        concentrate_url = servers.concentrate_url if servers else settings.concentrate_url
-        assert reason_url is not None
-        assert concentrate_url is not None
-        mllm = await stack.enter_async_context(MllmClient(bundle.answer, tokens, reason_url, concentrate_url))
+        reason = (servers.reason_url,) if servers else settings.reason_url
+        concentrate = (servers.concentrate_url,) if servers else settings.concentrate_url
+        mllm = await stack.enter_async_context(MllmClient(bundle.answer, tokens, reason, concentrate))
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)

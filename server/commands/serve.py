@@ -29,8 +29,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port to listen on. [8000]")] = None,
     vision: Annotated[RuntimeName | None, typer.Option(help="The vision runtime. [auto]")] = None,
     vision_threads: Annotated[int | None, typer.Option(help="CPU threads of the vision runtime.")] = None,
-    reason_url: Annotated[str | None, typer.Option(help="A vLLM server that runs elsewhere.")] = None,
-    concentrate_url: Annotated[str | None, typer.Option(help="A vLLM pooling server elsewhere.")] = None,
+    reason_url: Annotated[
+        list[str] | None, typer.Option(help="A vLLM server that runs elsewhere; can be given many times.")
+    ] = None,
+    concentrate_url: Annotated[
+        list[str] | None, typer.Option(help="A vLLM pooling server elsewhere; can be given many times.")
+    ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="Devices for each vLLM server.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The language model's dtype. [bfloat16]")] = None,
     memory_share: Annotated[
@@ -54,8 +58,8 @@ def serve(
         "port": port,
         "vision": vision,
         "vision_threads": vision_threads,
-        "reason_url": reason_url,
-        "concentrate_url": concentrate_url,
+        "reason_url": reason_url or None,
+        "concentrate_url": concentrate_url or None,
         "max_in_flight": max_in_flight,
         "max_queued": max_queued,
         "log_level": log_level,
