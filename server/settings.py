@@ -25,6 +25,7 @@ from engines.batching import BatchLimits
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import RuntimeName
 from server.images import MEGA, ImageLimits
+from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
 
 MIB = 1024 * 1024
@@ -82,7 +83,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     shutdown_seconds: PositiveInt = 10
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "auto"
+    log_prompts: bool = False
     log_dir: Path | None = None
+
+    metrics: Literal["open", "local"] = "open"
+    tracing: bool | None = None
 
     vision: RuntimeName = "auto"
     vision_threads: PositiveInt | None = None
