@@ -1,0 +1,63 @@
+"""What goes over the wire: requests (strict), responses and problem documents."""
+
+from __future__ import annotations
+
+from server.schemas.request import (
+    BatchBody,
+    CocoIds,
+    Extra,
+    ImageSource,
+    RequestModel,
+    SegmentBody,
+    SegmentOptions,
+)
+from server.schemas.response import (
+    BatchResponse,
+    BatchResult,
+    CocoResult,
+    CocoResults,
+    DecisionInfo,
+    FieldFault,
+    HeatmapInfo,
+    HiddenInfo,
+    ImageInfo,
+    Live,
+    MaskInfo,
+    ModelInfo,
+    ModelList,
+    Problem,
+    Ready,
+    SegmentResponse,
+    StoredImageInfo,
+    UnionInfo,
+    UsageInfo,
+)
+
+__all__ = [
+    "BatchBody",
+    "BatchResponse",
+    "BatchResult",
+    "CocoIds",
+    "CocoResult",
+    "CocoResults",
+    "DecisionInfo",
+    "Extra",
+    "FieldFault",
+    "HeatmapInfo",
+    "HiddenInfo",
+    "ImageInfo",
+    "ImageSource",
+    "Live",
+    "MaskInfo",
+    "ModelInfo",
+    "ModelList",
+    "Problem",
+    "Ready",
+    "RequestModel",
+    "SegmentBody",
+    "SegmentOptions",
+    "SegmentResponse",
+    "StoredImageInfo",
+    "UnionInfo",
+    "UsageInfo",
+]
