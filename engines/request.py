@@ -38,6 +38,11 @@ class SegmentRequest:
         return self.mask_type if self.mask_type in ("modal", "amodal") else None
 
     @property
+    def drafts_wanted(self) -> int:
+        """How many drafts may be drawn: without reasoning there is no time for any."""
+        return 0 if self.reasoning == "none" else self.drafts
+
+    @property
     def draft_type(self) -> MaskType:
         """The mask type of drafts: what the request names, else modal, for what can be seen is part of either."""
         return self.forced_type or "modal"
