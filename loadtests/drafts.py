@@ -91,7 +91,11 @@ def report(trials: Sequence[Trial], drafts: int) -> str:
         ("first draft / final mask, image new", _median(t.draft / t.mask for t in new), "<= 0.60"),
         (f"final mask with drafts={drafts} / without", _median(a.mask / b.mask for a, b in pairs), "<= 1.05"),
         ("both masks / one", _median(a.last / b.last for a, b in both), "<= 1.15"),
-        ("mean IoU of first draft and final mask", fmean(t.iou for t in drafted), ""),
+        (
+            "mean IoU of first draft and final mask",
+            fmean(t.iou for t in drafted) if drafted else math.nan,
+            "",
+        ),
         ("drafts a request, image known", fmean(t.drafts for t in known), ""),
         ("requests without any draft, image new", fmean(t.drafts == 0 for t in new), ""),
         ("final mask, image known, ms", _median(1000 * t.mask for t in known), ""),
