@@ -168,14 +168,14 @@ class Pipeline:
         with ticket.watch.stage("encode"):
             return await self._embeddings.get_or_encode(image)
 
-    async def _warm(self, ticket: _Ticket, image: PreparedImage) -> Vectors | None:
+    async def _warm(self, ticket: _Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
         """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway.
 
         To ask for a first draft's one vector does that, too, and gives the vector.
         """
         request = ticket.request
         if request.drafts_wanted and (request.objects or 1) == 1 and self._idle():
-            return await self._concentrate_one_type(ticket, image, "", request.draft_type, 1)
+            return await self._vectors(ticket, image, "", [request.draft_type], 1)
         at_once = (
             request.reasoning == "none" and request.forced_type is not None and request.objects is not None
         )
@@ -188,21 +188,20 @@ class Pipeline:
         ticket: _Ticket,
         image: PreparedImage,
         encoding: asyncio.Task[Embedding],
-        warming: asyncio.Task[Vectors | None],
+        warming: asyncio.Task[dict[MaskType, Vectors] | None],
     ) -> Drafter:
         """Drafts need what the masks need, and leave it to them: they only wait for it."""
         request = ticket.request
-        mask_type = request.draft_type
 
         async def draw(reasoning: str) -> list[MaskReady]:
             vectors = await asyncio.shield(warming)
             if vectors is None or reasoning:
                 objects = request.objects or 1
-                vectors = await self._concentrate_one_type(ticket, image, reasoning, mask_type, objects)
+                vectors = await self._vectors(ticket, image, reasoning, [request.draft_type], objects)
             embedding = await asyncio.shield(encoding)
             if not self._idle():
                 return []
-            decoded = await self._decode(ticket, image, embedding, {mask_type: vectors})
+            decoded = await self._decode(ticket, image, embedding, vectors)
             return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
@@ -254,25 +253,19 @@ class Pipeline:
         request = ticket.request
         types: list[MaskType] = ["modal", "amodal"] if request.mask_type == "both" else [decision.mask_type]
         with ticket.watch.stage("concentrate"):
-            async with asyncio.TaskGroup() as group:
-                calls = {
-                    mask_type: group.create_task(
-                        self._concentrate_one_type(ticket, image, reasoning, mask_type, decision.objects)
-                    )
-                    for mask_type in types
-                }
-        return {mask_type: call.result() for mask_type, call in calls.items()}
+            return await self._vectors(ticket, image, reasoning, types, decision.objects)
 
-    async def _concentrate_one_type(
-        self, ticket: _Ticket, image: PreparedImage, reasoning: str, mask_type: MaskType, objects: int
-    ) -> Vectors:
+    async def _vectors(
+        self,
+        ticket: _Ticket,
+        image: PreparedImage,
+        reasoning: str,
+        mask_types: Sequence[MaskType],
+        objects: int,
+    ) -> dict[MaskType, Vectors]:
+        request, left = ticket.request, ticket.deadline.left()
         return await self._mllm.concentrate(
-            image.mllm,
-            ticket.request.prompt,
-            reasoning,
-            mask_type,
-            objects,
-            timeout=ticket.deadline.left(),
+            image.mllm, request.prompt, reasoning, mask_types, objects, timeout=left
         )
 
     async def _make(

@@ -25,7 +25,6 @@ from server.running import RunningGateway, run_gateway
 from server.services import Engines, Services, open_services
 from server.settings import Settings
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
-from tests.tiny_bundle import build_tiny_bundle
 
 if TYPE_CHECKING:
     from tests.vllm_fixture import ServedModel
@@ -103,6 +102,8 @@ def settings_for(bundle: Path, reason_url: str, concentrate_url: str) -> Setting
 @pytest.fixture
 async def real(served_model: ServedModel, tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """A gateway on the session's vLLM servers, with the served bundle or with a tiny one around the model."""
+    from tests.tiny_bundle import build_tiny_bundle  # transformers takes seconds to import
+
     bundle = served_model.bundle or build_tiny_bundle(tmp_path / "bundle", served_model.path)
     settings = settings_for(bundle, served_model.reason_url, served_model.concentrate_url)
     async with run_gateway(settings) as gateway:
