@@ -12,8 +12,9 @@ from engines.batching import BatchLimits, MicroBatcher, in_executor
 from engines.embeddings import Embeddings
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
+from engines.mllm.interface import Mllm
 from engines.observers import NoPipelineObserver, PipelineObserver
-from engines.pipeline import Mllm, Pipeline
+from engines.pipeline import Pipeline
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
 
@@ -22,6 +23,8 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionR
 class PipelineLimits:
     """Bounds of what requests share: batches, remembered embeddings (bytes), threads for finishing masks.
 
+    Masks are drafted while no more than `drafts_up_to` requests are under way.
+
     Images are encoded one by one unless `encode` says otherwise: on a CPU a batch is slower for everybody in it.
     """
 
@@ -29,6 +32,7 @@ class PipelineLimits:
     decode: BatchLimits = field(default_factory=lambda: BatchLimits(max_size=16, max_pending=512))
     embedding_bytes: int = 512 * 1024 * 1024
     finish_threads: int = 2
+    drafts_up_to: int = 1
 
 
 @asynccontextmanager
@@ -57,7 +61,7 @@ async def open_pipeline(
         embeddings = Embeddings(encoder, limits.embedding_bytes)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
-            yield Pipeline(answer, mllm, embeddings, decoder, finisher, watched)
+            yield Pipeline(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

@@ -27,6 +27,7 @@ from engines.events import (
 from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
+    DraftInfo,
     Extra,
     HeatmapInfo,
     HiddenInfo,
@@ -71,6 +72,7 @@ def assemble(
             else None
         ),
         heatmap=heatmap,
+        drafts=[DraftInfo(**asdict(score)) for score in done.drafts] or None,
         timings_ms=done.timings_ms,
         usage=UsageInfo(**asdict(done.usage)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import InvalidInput
+from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
@@ -91,11 +91,11 @@ class MllmClient:
             async for chunk in chunks:
                 usage, finished = chunk.usage or usage, finished or chunk.finished
                 if text := parser.feed(chunk.text):
-                    yield ReasoningDelta(text)
+                    yield ReasoningDelta(text, usage.completion_tokens)
                 if parser.done and not finished:
                     break
         if text := parser.finish():
-            yield ReasoningDelta(text)
+            yield ReasoningDelta(text, usage.completion_tokens)
         yield ReasoningEnd(parser.text, usage.prompt_tokens, usage.completion_tokens, parser.closed)
 
     async def decide(
@@ -145,17 +145,26 @@ class MllmClient:
         image: MllmImage,
         prompt: str,
         reasoning: str,
-        mask_type: MaskType,
+        mask_types: Sequence[MaskType],
         objects: int,
         *,
         timeout: float,
-    ) -> NDArray[np.float32]:
-        """The concentration vectors, float32 [objects, D], in the objects' order; `objects` is at least 1."""
+    ) -> dict[MaskType, NDArray[np.float32]]:
+        """Each mask type's concentration vectors, float32 [objects, D], in the objects' order; all in one call.
+
+        `objects` is at least 1.
+        """
         reasoning = self._tokens.escape(reasoning)
-        texts = (self._answer.with_references(reasoning, mask_type, k) for k in range(1, objects + 1))
+        texts = (
+            self._answer.with_references(reasoning, mask_type, k)
+            for mask_type in mask_types
+            for k in range(1, objects + 1)
+        )
         request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
         answer = await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
-        return answer.vectors()
+        if len(answer.data) != len(request.prefills):
+            raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
+        return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)

@@ -1,4 +1,4 @@
-"""Writes a vision model as two ONNX graphs, encoder and decoder, for runtimes that take no torch modules."""
+"""Writes a vision model as ONNX graphs, encoder and two decoders, for runtimes that take no torch modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.vision.model import VisionModel
-from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE
+from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE
 
 OPSET = 20
 SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
@@ -37,12 +37,32 @@ class _Decoder(nn.Module):
         return self.model.decode(embeddings, vectors, sizes, owners)
 
 
+class _PromptedDecoder(nn.Module):
+    def __init__(self, model: VisionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        vectors: Tensor,
+        sizes: Tensor,
+        owners: Tensor,
+        guided: Tensor,
+        points: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.decode_prompted(embeddings, vectors, sizes, owners, guided, points, labels)
+
+
 def export(model: VisionModel, directory: Path) -> None:
-    """Write `ENCODER_FILE` and `DECODER_FILE` into `directory`.
+    """Write `ENCODER_FILE`, `DECODER_FILE` and `PROMPTED_DECODER_FILE` into `directory`.
 
     Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g]. Decoder: embeddings
     [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
-    [B, 1, 4g, 4g] and iou [B, 1]. N and B are dynamic; see `VisionModel` for the meaning of each.
+    [B, 1, 4g, 4g] and iou [B, 1]. The prompted decoder takes guided bool [B], points [B, P, 2] and labels
+    int64 [B, P] besides; it is a graph of its own so that those who do not point at anything pay nothing for it.
+    N, B and P are dynamic; see `VisionModel` for the meaning of each.
     """
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
@@ -56,22 +76,32 @@ def export(model: VisionModel, directory: Path) -> None:
         ["embeddings"],
         directory / ENCODER_FILE,
     )
+    prompts: dict[str, Tensor] = {
+        "embeddings": torch.zeros(2, channels, grid, grid),
+        "vectors": torch.zeros(3, config.heatmap.vector_dim),
+        "sizes": torch.full((3, 2), side),
+        "owners": torch.tensor([0, 1, 1]),
+    }
+    axes: dict[str, dict[int, Any]] = {
+        "embeddings": {0: "images"},
+        "vectors": {0: "prompts"},
+        "sizes": {0: SAME},
+        "owners": {0: SAME},
+    }
+    outputs = ["prior_logits", "mask_logits", "iou"]
+    _export(_Decoder(model), prompts, axes, outputs, directory / DECODER_FILE)
+    visual = {
+        "guided": torch.tensor([True, False, True]),
+        "points": torch.zeros(3, 2, 2),
+        "labels": torch.ones(3, 2, dtype=torch.int64),
+    }
+    visual_axes = {"guided": {0: SAME}, "points": {0: SAME, 1: "points"}, "labels": {0: SAME, 1: SAME}}
     _export(
-        _Decoder(model),
-        {
-            "embeddings": torch.zeros(2, channels, grid, grid),
-            "vectors": torch.zeros(3, config.heatmap.vector_dim),
-            "sizes": torch.full((3, 2), side),
-            "owners": torch.tensor([0, 1, 1]),
-        },
-        {
-            "embeddings": {0: "images"},
-            "vectors": {0: "prompts"},
-            "sizes": {0: SAME},
-            "owners": {0: SAME},
-        },
-        ["prior_logits", "mask_logits", "iou"],
-        directory / DECODER_FILE,
+        _PromptedDecoder(model),
+        prompts | visual,
+        axes | visual_axes,
+        outputs,
+        directory / PROMPTED_DECODER_FILE,
     )
 
 

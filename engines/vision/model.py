@@ -82,11 +82,44 @@ class VisionModel(nn.Module):
         """
         if owners is not None:
             embeddings = embeddings[owners]
-        prior = self.heatmap_head(embeddings, vectors)
-        dense = self.prompt_encoder.embed_masks(self._inside(prior, sizes))
-        image_pe = self.prompt_encoder.pe_layer.grid(self.config.grid)
-        masks, iou = self.mask_decoder(embeddings, image_pe, None, dense)
+        prior, dense = self._prior(embeddings, vectors, sizes)
+        masks, iou = self._masks(embeddings, None, dense)
         return prior, masks, iou
+
+    def decode_prompted(
+        self,
+        embeddings: Tensor,
+        vectors: Tensor,
+        sizes: Tensor,
+        owners: Tensor,
+        guided: Tensor,
+        points: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`decode` with points and box corners beside the priors, or in their place.
+
+        Args:
+            guided: bool (B,), False where there is no vector: SAM's "no mask prompt" takes the prior's place,
+                and the prior that is returned means nothing.
+            points: (B, P, 2) as (x, y) in pixels of the padded square.
+            labels: int64 (B, P), see `PromptEncoder.embed_points`.
+        """
+        embeddings = embeddings[owners]
+        prior, dense = self._prior(embeddings, vectors, sizes)
+        dense = torch.where(guided[:, None, None, None], dense, self.prompt_encoder.no_mask())
+        masks, iou = self._masks(embeddings, self.prompt_encoder.embed_points(points, labels), dense)
+        return prior, masks, iou
+
+    def _prior(self, embeddings: Tensor, vectors: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The prior logits and the dense bias that the prompt encoder makes of them."""
+        prior = self.heatmap_head(embeddings, vectors)
+        return prior, self.prompt_encoder.embed_masks(self._inside(prior, sizes))
+
+    def _masks(self, embeddings: Tensor, sparse: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask logits (B, 1, 4g, 4g) and predicted IoU (B, 1)."""
+        image_pe = self.prompt_encoder.pe_layer.grid(self.config.grid)
+        masks, iou = self.mask_decoder(embeddings, image_pe, sparse, dense)
+        return masks, iou
 
     def _inside(self, prior: Tensor, sizes: Tensor) -> Tensor:
         """The prior with `OUTSIDE_LOGIT` in the padding; a cell that is partly inside counts as inside."""

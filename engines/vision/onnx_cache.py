@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
+PROMPTED_DECODER_FILE = "prompted_decoder.onnx"  # with points and boxes
 
 
 def exported(vision_dir: Path, cache_dir: Path) -> Path:

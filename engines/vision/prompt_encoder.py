@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.vision.layers import LayerNorm2d
-
-NOT_A_POINT, NEGATIVE, POSITIVE, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
+from engines.vision.visual_prompt import BOX_MAX, BOX_MIN, NOT_A_POINT
 
 
 class FourierPositions(nn.Module):
@@ -69,8 +68,7 @@ class PromptEncoder(nn.Module):
     def embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         """`points` (B, P, 2) as (x, y) in pixels of the padded square, `labels` (B, P): tokens (B, P, C).
 
-        Labels are `NOT_A_POINT`, `NEGATIVE`, `POSITIVE`, `BOX_MIN` and `BOX_MAX`. SAM appends one
-        `NOT_A_POINT` to points that come without a box; that is the caller's to do.
+        Labels are those of `engines.vision.visual_prompt`, where the caller's part of SAM's rules is, too.
         """
         positions = self.pe_layer((points + 0.5) / self.image_size)
         kinds = torch.cat([self.not_a_point_embed.weight, *self.point_embeddings.parameters()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from engines.errors import VisionFailed
 from engines.vision.config import VisionConfig
 from engines.vision.preprocess import Prepared
+from engines.vision.visual_prompt import NOT_A_POINT, SparsePrompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,16 +24,23 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeItem:
-    """One concentration vector on one image: `vector` float32 [D], `size` the image's valid (h, w)."""
+    """One mask to be made on one image, of a concentration vector, of points and boxes, or of both.
+
+    `vector` is float32 [D], or None where only `sparse` says what is meant; `size` the image's valid (h, w).
+    """
 
     embedding: Embedding
-    vector: NDArray[np.float32]
+    vector: NDArray[np.float32] | None
     size: tuple[int, int]
+    sparse: SparsePrompt | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """`prior_logits` and `mask_logits` float32 [4g, 4g] over the padded square, `iou` the predicted IoU."""
+    """`prior_logits` and `mask_logits` float32 [4g, 4g] over the padded square, `iou` the predicted IoU.
+
+    Where there was no vector, the prior means nothing.
+    """
 
     prior_logits: NDArray[np.float32]
     mask_logits: NDArray[np.float32]
@@ -75,13 +83,27 @@ class VisionRuntime(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeBatch:
     """Items side by side: `embeddings` [N, C, g, g], each image once; `owners` int64 [B] indexes them;
-    `vectors` float32 [B, D]; `sizes` int64 [B, 2].
+    `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
     """
 
     embeddings: NDArray[np.float32]
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     owners: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseBatch:
+    """Visual prompts of one length side by side: `guided` bool [B] tells which items have a vector; `points`
+    float32 [B, P, 2] and `labels` int64 [B, P] as `SparsePrompt` has them.
+    """
+
+    guided: NDArray[np.bool_]
+    points: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+RunDecoder = Callable[[DecodeBatch, SparseBatch | None], list[Decoded]]
 
 
 def check_images(images: Sequence[Prepared], config: VisionConfig) -> None:
@@ -92,14 +114,51 @@ def check_images(images: Sequence[Prepared], config: VisionConfig) -> None:
             raise VisionFailed(f"image {index} is {image.pixels.shape}, the encoder takes {expected}")
 
 
-def stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBatch:
-    """Check the items and lay them side by side. Raises `VisionFailed` naming the item at fault."""
+def decode_all(items: Sequence[DecodeItem], config: VisionConfig, run: RunDecoder) -> list[Decoded]:
+    """Check the items and `run` the decoder over all of them; the results are in the items' order.
+
+    Those with visual prompts of one length run together, as nothing in SAM's decoder can pad a prompt without
+    changing its mask; those without any run in the plain decoder.
+
+    Raises:
+        VisionFailed: names the item at fault, before anything has run; or what `run` raises.
+    """
     _check_items(items, config)
+    results: dict[int, Decoded] = {}
+    for places in _by_length(items):
+        group = [items[place] for place in places]
+        results.update(zip(places, run(_stack_items(group, config), _stack_sparse(group)), strict=True))
+    return [results[place] for place in range(len(items))]
+
+
+def _by_length(items: Sequence[DecodeItem]) -> list[list[int]]:
+    """The places of the items with as many sparse tokens as each other."""
+    groups: dict[int, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(0 if item.sparse is None else len(item.sparse.labels), []).append(place)
+    return list(groups.values())
+
+
+def _stack_sparse(items: Sequence[DecodeItem]) -> SparseBatch | None:
+    prompts = [item.sparse for item in items if item.sparse is not None]
+    if not prompts:
+        return None
+    return SparseBatch(
+        guided=np.array([item.vector is not None for item in items]),
+        points=np.stack([prompt.points for prompt in prompts]),
+        labels=np.stack([prompt.labels for prompt in prompts]),
+    )
+
+
+def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBatch:
+    """Lay items side by side that `decode_all` has checked."""
+    blank = np.zeros(config.heatmap.vector_dim, np.float32)
+    vectors = [blank if item.vector is None else item.vector for item in items]
     distinct = list({id(item.embedding): item.embedding for item in items}.values())
     places = {id(embedding): place for place, embedding in enumerate(distinct)}
     return DecodeBatch(
         embeddings=np.stack([embedding.values for embedding in distinct]).astype(np.float32, copy=False),
-        vectors=np.stack([item.vector for item in items]).astype(np.float32, copy=False),
+        vectors=np.stack(vectors).astype(np.float32, copy=False),
         sizes=np.array([item.size for item in items], dtype=np.int64),
         owners=np.array([places[id(item.embedding)] for item in items], dtype=np.int64),
     )
@@ -109,14 +168,16 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
     embedding_shape = (config.decoder.transformer_dim, config.grid, config.grid)
     vector_shape = (config.heatmap.vector_dim,)
     for index, item in enumerate(items):
-        if item.vector.shape != vector_shape:
+        if item.vector is None and item.sparse is None:
+            raise VisionFailed(f"item {index} has neither a vector nor points")
+        if item.vector is not None and item.vector.shape != vector_shape:
             raise VisionFailed(
                 f"vector {index} is {item.vector.shape}, the heatmap head takes {vector_shape}"
             )
         if item.embedding.values.shape != embedding_shape:
             shape = item.embedding.values.shape
             raise VisionFailed(f"embedding {index} is {shape}, the decoder takes {embedding_shape}")
-        if not np.isfinite(item.vector).all():
+        if item.vector is not None and not np.isfinite(item.vector).all():
             raise VisionFailed(f"vector {index} holds a value that is not finite")
 
 
@@ -155,9 +216,11 @@ def blank_image(config: VisionConfig) -> Prepared:
 
 
 def warm_up(runtime: VisionRuntime) -> None:
-    """Encode a blank image and decode one and two blank prompts on it."""
+    """Encode a blank image; decode one and two blank prompts on it, and one that is a point."""
     image = blank_image(runtime.config)
     [embedding] = runtime.encode([image])
     item = DecodeItem(embedding, np.zeros(runtime.config.heatmap.vector_dim, np.float32), image.size)
+    point = SparsePrompt(np.zeros((2, 2), np.float32), np.array([1, NOT_A_POINT]))
     runtime.decode([item])
     runtime.decode([item, item])
+    runtime.decode([DecodeItem(embedding, None, image.size, point)])

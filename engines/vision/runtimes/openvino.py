@@ -14,20 +14,20 @@ from numpy.typing import NDArray
 
 from engines.errors import VisionFailed
 from engines.vision.config import VisionConfig, load_config
-from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, exported
+from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, exported
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import base
 
 Precision = Literal["fp32", "bf16"]
 Array = NDArray[np.float32]
-Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64]]
+Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVinoRuntime:
     """Runs the exported graphs: the encoder image by image, which is faster on a CPU than a batch, and the
-    decoder, always in float32, for a whole batch of prompts.
+    decoders, always in float32, for a whole batch of prompts.
     """
 
     def __init__(
@@ -54,6 +54,8 @@ class OpenVinoRuntime:
         encoder.reshape({"pixels": [1, side, side, 3], "sizes": [1, 2]})
         self._encoder = _Compiled(core, encoder, self._encoder_precision, threads)
         self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
+        prompted = core.read_model(graphs / PROMPTED_DECODER_FILE)
+        self._prompted_decoder = _Compiled(core, prompted, "fp32", threads)
 
     @property
     def config(self) -> VisionConfig:
@@ -72,16 +74,20 @@ class OpenVinoRuntime:
 
     def decode(self, items: Sequence[base.DecodeItem]) -> list[base.Decoded]:
         """One result for each item, in order."""
-        if not items:
-            return []
-        batch = base.stack_items(items, self._config)
+        return base.decode_all(items, self._config, self._decode)
+
+    def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
         inputs: Inputs = {
             "embeddings": batch.embeddings,
             "vectors": batch.vectors,
             "sizes": batch.sizes,
             "owners": batch.owners,
         }
-        prior, mask, iou = self._decoder(inputs, ["prior_logits", "mask_logits", "iou"])
+        decoder = self._decoder
+        if sparse is not None:
+            decoder = self._prompted_decoder
+            inputs |= {"guided": sparse.guided, "points": sparse.points, "labels": sparse.labels}
+        prior, mask, iou = decoder(inputs, ["prior_logits", "mask_logits", "iou"])
         return base.split_outputs(prior, mask, iou)
 
     def warm_up(self) -> None:
@@ -101,7 +107,7 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         """Free the compiled graphs."""
-        del self._encoder, self._decoder
+        del self._encoder, self._decoder, self._prompted_decoder
 
 
 def best_precision(core: ov.Core) -> Precision:

@@ -41,15 +41,15 @@ class TorchRuntime:
     @torch.inference_mode()
     def decode(self, items: Sequence[base.DecodeItem]) -> list[base.Decoded]:
         """One result for each item, in order."""
-        if not items:
-            return []
-        batch = base.stack_items(items, self.config)
-        outputs = self._model.decode(
-            torch.from_numpy(batch.embeddings),
-            torch.from_numpy(batch.vectors),
-            torch.from_numpy(batch.sizes),
-            torch.from_numpy(batch.owners),
-        )
+        return base.decode_all(items, self.config, self._decode)
+
+    def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
+        common = map(torch.from_numpy, (batch.embeddings, batch.vectors, batch.sizes, batch.owners))
+        if sparse is None:
+            outputs = self._model.decode(*common)
+        else:
+            visual = map(torch.from_numpy, (sparse.guided, sparse.points, sparse.labels))
+            outputs = self._model.decode_prompted(*common, *visual)
         prior, mask, iou = (output.numpy() for output in outputs)
         return base.split_outputs(prior, mask, iou)
 

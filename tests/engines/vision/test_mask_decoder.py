@@ -12,7 +12,7 @@ from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncode
 
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
-from engines.vision.prompt_encoder import NEGATIVE, NOT_A_POINT, POSITIVE
+from engines.vision.visual_prompt import NEGATIVE, NOT_A_POINT, POSITIVE
 from tests.engines.vision.sam_names import to_transformers
 
 assert_close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-4)
