@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from engines.batching import BatchLimits, MicroBatcher, in_executor
-from engines.embeddings import Embeddings
+from engines.cache.observer import CacheObserver
+from engines.embeddings import Embeddings, SharedEmbeddings, rounded
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
 from engines.pipeline import Mllm, Pipeline
@@ -36,8 +37,13 @@ async def open_pipeline(
     mllm: Mllm,
     vision: VisionRuntime,
     limits: PipelineLimits | None = None,
+    shared: SharedEmbeddings | None = None,
+    observer: CacheObserver | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close."""
+    """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close.
+
+    With `shared` its embeddings are shared with other replicas; `observer` hears of every look-up.
+    """
     limits = limits or PipelineLimits()
     with (
         ThreadPoolExecutor(1, "encode") as encode_thread,
@@ -45,12 +51,12 @@ async def open_pipeline(
         ThreadPoolExecutor(limits.finish_threads, "finish") as finish_threads,
     ):
         encoder: MicroBatcher[Prepared, Embedding] = MicroBatcher(
-            in_executor(vision.encode, encode_thread), limits.encode
+            in_executor(rounded(vision.encode), encode_thread), limits.encode
         )
         decoder: MicroBatcher[DecodeItem, Decoded] = MicroBatcher(
             in_executor(vision.decode, decode_thread), limits.decode
         )
-        embeddings = Embeddings(encoder, limits.embedding_bytes)
+        embeddings = Embeddings(encoder, limits.embedding_bytes, shared, observer)
         try:
             yield Pipeline(answer, mllm, embeddings, decoder, Finisher(finish_threads, mask_threshold))
         finally:

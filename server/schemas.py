@@ -248,6 +248,13 @@ class ModelList(BaseModel):
     data: list[ModelInfo]
 
 
+class FieldFault(BaseModel):
+    """What is wrong with one field; `field` is its path, such as ``image.data``."""
+
+    field: str
+    message: str
+
+
 class Live(BaseModel):
     """The process answers."""
 
@@ -255,16 +262,10 @@ class Live(BaseModel):
 
 
 class Ready(BaseModel):
-    """Everything answers, and a warm-up request has passed through all of it."""
+    """Everything answers, and a warm-up request has passed through all of it; `reasons` say what is degraded."""
 
-    status: Literal["ready"] = "ready"
-
-
-class FieldFault(BaseModel):
-    """What is wrong with one field; `field` is its path, such as ``image.data``."""
-
-    field: str
-    message: str
+    status: Literal["ready", "degraded"] = "ready"
+    reasons: list[FieldFault] | None = Field(None, exclude_if=_is_none)
 
 
 class Problem(BaseModel):

@@ -16,13 +16,16 @@ from starlette.requests import HTTPConnection
 
 from engines.assembly import open_pipeline
 from engines.bundles import Bundle
+from engines.cache.observer import CountingObserver
 from engines.deadline import Deadline
+from engines.embeddings import EncoderIdentity, SharedEmbeddings
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.results import RoleHealth
 from engines.pipeline import Mllm, Pipeline, SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
+from server.cache.opening import open_redis
 from server.image_store import ImageStore
 from server.images import ImageLoader
 from server.readiness import Readiness
@@ -54,12 +57,22 @@ class Engines:
     preparer: ImagePreparer
     mllm: MllmWithHealth
     vision: VisionRuntime
+    encoder: EncoderIdentity
 
     @classmethod
     def of(cls, bundle: Bundle, mllm: MllmWithHealth, vision: VisionRuntime) -> Engines:
         """The engines that serve `bundle`."""
         preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
-        return cls(bundle.name, bundle.grounder, bundle.answer, bundle.mask_threshold, preparer, mllm, vision)
+        return cls(
+            bundle.name,
+            bundle.grounder,
+            bundle.answer,
+            bundle.mask_threshold,
+            preparer,
+            mllm,
+            vision,
+            EncoderIdentity.of(bundle.vision_digest, vision),
+        )
 
     def info(self) -> ModelInfo:
         """What `/v1/models` tells of them."""
@@ -85,6 +98,7 @@ class Services:
     upload_limits: UploadLimits
     stream_limits: StreamLimits
     default_timeout_ms: int
+    cache_counts: CountingObserver
 
     def deadline(self, options: SegmentOptions) -> Deadline:
         """The deadline of a request that has just been read."""
@@ -111,15 +125,25 @@ IN_PLACE = Depends(_place)
 @asynccontextmanager
 async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[Services]:
     """The services on open engines. A task of theirs tries requests until one passes: then they are ready."""
+    counts = CountingObserver()
     with ThreadPoolExecutor(settings.image_threads, "image") as image_threads:
-        async with open_pipeline(
-            engines.answer, engines.mask_threshold, engines.mllm, engines.vision, settings.pipeline_limits
-        ) as pipeline:
+        async with (
+            open_redis(settings, counts) as redis,
+            open_pipeline(
+                engines.answer,
+                engines.mask_threshold,
+                engines.mllm,
+                engines.vision,
+                settings.pipeline_limits,
+                SharedEmbeddings(redis, engines.encoder) if redis else None,
+                counts,
+            ) as pipeline,
+        ):
             limits = settings.upload_limits.image
             loader = ImageLoader(
                 engines.preparer.prepare, limits, image_threads, settings.image_cache_mib * MIB
             )
-            store = ImageStore(settings.stored_images_mib * MIB, settings.stored_image_seconds)
+            store = ImageStore(settings.stored_images_mib * MIB, settings.stored_image_seconds, redis, counts)
             remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
             services = Services(
                 model=engines.info(),
@@ -131,10 +155,12 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                     lambda: asyncio.to_thread(engines.vision.warm_up),
                     lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
+                    redis.trouble if redis else None,
                 ),
                 upload_limits=settings.upload_limits,
                 stream_limits=settings.stream_limits,
                 default_timeout_ms=settings.default_timeout_ms,
+                cache_counts=counts,
             )
             warming = asyncio.create_task(services.readiness.warm_up())
             warming.add_done_callback(_log_failure)

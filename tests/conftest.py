@@ -1,10 +1,10 @@
-"""What every test shares: real vLLM servers on demand; hypothesis without deadlines, as cores may be busy."""
+"""What every test shares: real vLLM servers and a real Redis on demand; hypothesis without deadlines, as cores may be busy."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.vllm_fixture"]
+pytest_plugins = ["tests.vllm_fixture", "tests.redis_fixture"]
 
 settings.register_profile("shared_cores", deadline=None, max_examples=50)
 settings.load_profile("shared_cores")

@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from engines.embeddings import EncoderIdentity
 from engines.images import ImagePreparer
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
@@ -67,7 +68,8 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
         preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
-        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision)
+        encoder = EncoderIdentity.of("tiny", vision)
+        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision, encoder)
         app = create_app(lambda: open_services(engines, Settings.model_validate(settings)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
