@@ -1,10 +1,11 @@
-"""A real Redis on a free port of the loopback interface, that tests may stop, start again and fill; and a slow way to it."""
+"""A real Redis on a free port of the loopback interface, which tests may stop and fill; and a slow way to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -72,6 +73,16 @@ class RedisServer:
             self._process.kill()
             self._process.wait(START_SECONDS)
             self._process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A server that is there, takes connections and bytes, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def keys(self, pattern: str = "*") -> list[bytes]:
         with contextlib.closing(self.client) as client:

@@ -13,7 +13,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engines.cache.observer import CacheName, CacheObserver, Trouble
@@ -23,8 +23,8 @@ from server.cache.lease import CLAIM, RELEASE, lease_key, value_key
 
 READ_BYTES = 1 << 20
 """An embedding is read in a few pieces: in pieces of the library's 32 KiB it takes ten times as long."""
-FULL, NO_WRITES = "OOM ", ("MISCONF ", "READONLY ", "NOREPLICAS ")
-"""What stands in Redis's refusal of a write, though it can be read."""
+NO_WRITES = ("MISCONF ", "READONLY ", "NOREPLICAS ")
+"""What stands in Redis's refusal of writes, besides its want of memory, though it can be read."""
 
 Reply = TypeVar("Reply")
 
@@ -193,7 +193,7 @@ class RedisLevel:
         except (RedisConnectionError, OSError):
             self._failed("connection", "it cannot be reached, or refuses the connection", self._all)
         except ResponseError as fault:
-            self._refused(str(fault), cache)
+            self._refused(fault, cache)
         except RedisError:
             self._failed("refused", "it does not talk like Redis", self._all)
         else:
@@ -201,15 +201,16 @@ class RedisLevel:
             return reply
         return None
 
-    def _refused(self, message: str, cache: CacheName | None) -> None:
-        """Redis answers, but not as wished."""
+    def _refused(self, fault: ResponseError, cache: CacheName | None) -> None:
+        """Redis answers, but not as wished. What a script meets is told by its text alone where Redis is old."""
+        message = str(fault)
         if cache is not None and "WRONGTYPE " in message:
             self._all.succeeded()
             self._observer.bad_value(cache)
-        elif FULL in message:
+        elif isinstance(fault, OutOfMemoryError) or "OOM " in message:
             self._all.succeeded()
             self._failed("full", "its memory is full", self._writes)
-        elif any(code in message for code in NO_WRITES):
+        elif isinstance(fault, ReadOnlyError) or any(code in message for code in NO_WRITES):
             self._all.succeeded()
             self._failed("refused", "it refuses writes", self._writes)
         else:
