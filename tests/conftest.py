@@ -1,4 +1,4 @@
-"""What every test shares: real vLLM servers and a real Redis on demand; no deadlines in hypothesis, as cores may be busy."""
+"""What every test shares: a real vLLM and a real Redis on demand; no deadlines in hypothesis, as cores may be busy."""
 
 from __future__ import annotations
 

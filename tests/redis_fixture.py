@@ -84,7 +84,7 @@ class RedisServer:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
-    def keys(self, pattern: str = "*") -> list[bytes]:
+    def find(self, pattern: str = "*") -> list[bytes]:
         with contextlib.closing(self.client) as client:
             return sorted(client.scan_iter(pattern))  # type: ignore[type-var]
 

@@ -58,18 +58,18 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
 
 @pytest.fixture
 def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> OpenGateway:
-    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for `mllm`."""
+    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for the first three."""
     monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.01)
 
     @asynccontextmanager
     async def opened(
-        mllm: ScriptedMllm | None = None, *, wait: bool = True, **settings: object
+        mllm: ScriptedMllm | None = None, *, wait: bool = True, encoder: str = "tiny", **settings: object
     ) -> AsyncIterator[Gateway]:
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
         preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
-        encoder = EncoderIdentity.of("tiny", vision)
-        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision, encoder)
+        identity = EncoderIdentity.of(encoder, vision)
+        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision, identity)
         app = create_app(lambda: open_services(engines, Settings.model_validate(settings)))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from engines.cache.shared import Found, Leased, claim_or_wait
 from server.cache.lease import lease_key, value_key
 from server.cache.redis_level import RedisLevel, RedisLimits
 from tests.redis_fixture import RedisServer, slow_path
+from tests.waiting import until
 
 LIMITS = RedisLimits(budget=2.0, max_value=1 << 20, lease_seconds=20)
 """Patient, because the cores may be busy; tests of slowness are not."""
@@ -45,12 +46,6 @@ async def case(redis: RedisServer) -> AsyncIterator[Opened]:
         yield case
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # Redis is looked at from outside
-            await asyncio.sleep(0.01)
-
-
 async def test_a_value_is_kept_for_its_time_and_discarded(case: Opened, redis: RedisServer) -> None:
     assert await case.level.put("a", b"value", seconds=50)
     assert await case.level.read("a", "image") == b"value"
@@ -72,7 +67,7 @@ async def test_one_of_two_replicas_gets_the_lease_and_the_other_the_value(
         waiting = asyncio.create_task(claim_or_wait(other.level, "a"))
         case.level.publish("a", lambda: b"made", lease.token)
         assert await waiting == Found(b"made")
-    await until(lambda: redis.keys() == [value_key("t:", "a").encode()])
+    await until(lambda: redis.find() == [value_key("t:", "a").encode()])
 
 
 async def test_a_lease_that_is_given_up_goes_to_the_next(case: Opened, redis: RedisServer) -> None:
@@ -113,14 +108,14 @@ async def test_one_that_leaves_while_it_claims_leaves_no_lease(redis: RedisServe
         lease = await case.level.claim("a")
         assert isinstance(lease, Leased)
         case.level.give_up("a", lease.token)
-        await until(lambda: redis.keys() == [])
+        await until(lambda: redis.find() == [])
         path.delay = 0.5
         claiming = asyncio.create_task(case.level.claim("a"))
-        await until(lambda: redis.keys() != [])
+        await until(lambda: redis.find() != [])
         claiming.cancel()
         with pytest.raises(asyncio.CancelledError):
             await claiming
-        await until(lambda: redis.keys() == [])
+        await until(lambda: redis.find() == [])
 
 
 async def test_a_value_that_is_too_long_is_not_put_and_not_read(case: Opened, redis: RedisServer) -> None:
