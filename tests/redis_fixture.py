@@ -86,7 +86,7 @@ class RedisServer:
 
     def find(self, pattern: str = "*") -> list[bytes]:
         with contextlib.closing(self.client) as client:
-            return sorted(client.scan_iter(pattern))  # type: ignore[type-var]
+            return sorted(client.scan_iter(pattern))
 
 
 @pytest.fixture(scope="session")

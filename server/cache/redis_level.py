@@ -97,17 +97,18 @@ class RedisLevel:
             return "unavailable" if value is None else Found(value)
         token = secrets.token_hex(16)
         keys = [value_key(self._prefix, key), lease_key(self._prefix, key)]
-        args = [self._limits.max_value, token, int(self._limits.lease_seconds * 1000)]
+        args: list[int | str] = [self._limits.max_value, token, int(self._limits.lease_seconds * 1000)]
         try:
-            reply = await self._ask(lambda: self._claim(keys=keys, args=args), cache)
+            reply: bytes | int | None = await self._ask(lambda: self._claim(keys=keys, args=args), cache)
         except asyncio.CancelledError:
             self.give_up(key, token)  # Redis may have given it, though nobody waits for the answer
             raise
         if isinstance(reply, bytes):
             return Found(reply) if self._is_short_enough(reply, cache) else "unavailable"
-        if reply is not None:
-            self._writes.succeeded()
-        return {1: Leased(token), 0: "busy"}.get(reply, "unavailable")
+        if reply is None:
+            return "unavailable"
+        self._writes.succeeded()
+        return Leased(token) if reply == 1 else "busy"
 
     async def read(self, key: str, cache: CacheName) -> bytes | None:
         """The value, if there is one that is not too long."""
@@ -117,7 +118,10 @@ class RedisLevel:
     async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes:
         """The first bytes of the value, none if there is none."""
         where = value_key(self._prefix, key)
-        return await self._ask(lambda: self._redis.getrange(where, 0, nbytes - 1), cache) or b""
+        found: bytes | None = await self._ask(
+            lambda: self._redis.execute_command("GETRANGE", where, 0, nbytes - 1), cache
+        )
+        return found or b""
 
     async def put(self, key: str, value: bytes, seconds: float | None = None) -> bool:
         """Keep a value, for `seconds` in place of the limits'; whether that worked."""
