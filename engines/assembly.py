@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from engines.batching import BatchLimits, MicroBatcher, in_executor
-from engines.embeddings import Embeddings
+from engines.cache.observer import CacheObserver
+from engines.embeddings import Embeddings, SharedEmbeddings, rounded
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm
@@ -43,8 +44,14 @@ async def open_pipeline(
     vision: VisionRuntime,
     limits: PipelineLimits | None = None,
     pipeline_observer: PipelineObserver | None = None,
+    shared: SharedEmbeddings | None = None,
+    observer: CacheObserver | None = None,
 ) -> AsyncIterator[Pipeline]:
-    """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close."""
+    """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close.
+
+    With `shared` its embeddings are shared with other replicas; `observer` hears of every look-up, and
+    `pipeline_observer` of everything else.
+    """
     limits = limits or PipelineLimits()
     watched = pipeline_observer or NoPipelineObserver()
     with (
@@ -53,12 +60,14 @@ async def open_pipeline(
         ThreadPoolExecutor(limits.finish_threads, "finish") as finish_threads,
     ):
         encoder: MicroBatcher[Prepared, Embedding] = MicroBatcher(
-            in_executor(vision.encode, encode_thread), limits.encode, partial(watched.batch, "encode")
+            in_executor(rounded(vision.encode), encode_thread),
+            limits.encode,
+            partial(watched.batch, "encode"),
         )
         decoder: MicroBatcher[DecodeItem, Decoded] = MicroBatcher(
             in_executor(vision.decode, decode_thread), limits.decode, partial(watched.batch, "decode")
         )
-        embeddings = Embeddings(encoder, limits.embedding_bytes)
+        embeddings = Embeddings(encoder, limits.embedding_bytes, shared, observer)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
             yield Pipeline(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)

@@ -2,39 +2,152 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
 from engines.batching import MicroBatcher
+from engines.cache.codec import BadValue, decode, encode, encoded_bytes, to_half
+from engines.cache.observer import CacheObserver, CountingObserver
+from engines.cache.shared import Found, Leased, SharedLevel, claim_or_wait
+from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
-from engines.single_flight import CacheCounts, SingleFlightCache
 from engines.vision.preprocess import Prepared
-from engines.vision.runtimes.base import Embedding
+from engines.vision.runtimes.base import Embedding, VisionRuntime
+
+FEATURES_VERSION = 1
+"""Raise it when the code around the encoder changes what the same weights make of the same image."""
+SPEED_ONLY = frozenset({"threads"})
+"""What a runtime says of itself that does not change its features."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderIdentity:
+    """Whose features an embedding holds: `fingerprint` is 32 bytes, `shape` (C, g, g)."""
+
+    fingerprint: bytes
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, vision_digest: str, vision: VisionRuntime) -> EncoderIdentity:
+        """Of the bundle's vision part with that digest (weights and config) in that runtime."""
+        numerics = {name: value for name, value in vision.info().items() if name not in SPEED_ONLY}
+        shape = (vision.config.decoder.transformer_dim, vision.config.grid, vision.config.grid)
+        text = json.dumps([FEATURES_VERSION, vision_digest, numerics, shape], sort_keys=True)
+        return cls(hashlib.sha256(text.encode()).digest(), shape)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedEmbeddings:
+    """The level that replicas share, and the encoder whose embeddings it holds for this one."""
+
+    level: SharedLevel
+    encoder: EncoderIdentity
+
+    @property
+    def usable(self) -> bool:
+        """Whether embeddings are small enough for the level."""
+        return self.level.takes(encoded_bytes(self.encoder.shape))
+
+    def key(self, digest: str) -> str:
+        """Where the embedding of an image is."""
+        return f"embedding:{self.encoder.fingerprint.hex()}:{digest}"
+
+
+def rounded(
+    run: Callable[[Sequence[Prepared]], list[Embedding]],
+) -> Callable[[Sequence[Prepared]], list[Embedding]]:
+    """`run` with its embeddings rounded to float16, so that they are the same whether fresh or from any level."""
+    return lambda images: [Embedding(to_half(embedding.values)) for embedding in run(images)]
 
 
 class Embeddings:
-    """Image embeddings by digest: remembered up to `capacity` bytes, else encoded in micro-batches."""
+    """Image embeddings by digest: remembered up to `capacity` bytes, else shared, else encoded in micro-batches.
 
-    def __init__(self, encoder: MicroBatcher[Prepared, Embedding], capacity: int) -> None:
+    `encoder` gives embeddings that float16 can hold (`rounded`). One encode per image however many ask, in this
+    process and, with `shared`, in all replicas.
+    """
+
+    def __init__(
+        self,
+        encoder: MicroBatcher[Prepared, Embedding],
+        capacity: int,
+        shared: SharedEmbeddings | None = None,
+        observer: CacheObserver | None = None,
+    ) -> None:
         self._encoder = encoder
-        self._cache: SingleFlightCache[Embedding] = SingleFlightCache(capacity, lambda e: e.values.nbytes)
-
-    @property
-    def counts(self) -> CacheCounts:
-        """How many requests found their embedding, joined an encode under way, or began one."""
-        return self._cache.counts
+        self._shared = shared if shared is not None and shared.usable else None
+        self._observer = observer or CountingObserver()
+        self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
+            capacity, lambda embedding: embedding.values.nbytes
+        )
 
     async def get_or_encode(self, image: PreparedImage) -> Embedding:
-        """The image's embedding; one encode per digest however many ask at once.
+        """The image's embedding.
 
         Raises:
             VisionFailed: the runtime failed on this image.
             Overloaded: too many images wait to be encoded.
         """
-        return await self._cache.get_or_make(image.digest, lambda: self._encoder.submit(image.vision))
+        if image.digest in self._cache:
+            self._observer.hit("embedding", "memory")
+        elif self._cache.in_making(image.digest):
+            self._observer.joined("embedding")
+        return await self._cache.get_or_make(image.digest, lambda: self._obtain(image))
 
-    def forget(self, digest: str) -> None:
-        """Remember an image's embedding no longer."""
+    async def forget(self, digest: str) -> None:
+        """Remember an image's embedding no longer, in either level."""
         self._cache.discard(digest)
+        if self._shared is not None:
+            await self._shared.level.discard(self._shared.key(digest))
 
     async def aclose(self) -> None:
         """Stop the encodes under way."""
         await self._cache.aclose()
         await self._encoder.aclose()
+
+    async def _obtain(self, image: PreparedImage) -> Embedding:
+        """From the shared level, or else made; a value there that cannot be used is put out of the way first."""
+        if self._shared is None:
+            return await self._encode(image)
+        key = self._shared.key(image.digest)
+        for _ in range(2):
+            claim = await claim_or_wait(self._shared.level, key)
+            if not isinstance(claim, Found):
+                break
+            if (embedding := await self._decoded(self._shared, claim.value)) is not None:
+                return embedding
+            await self._shared.level.discard(key)
+        return await self._encode_to_share(
+            self._shared, image, claim.token if isinstance(claim, Leased) else None
+        )
+
+    async def _decoded(self, shared: SharedEmbeddings, value: bytes) -> Embedding | None:
+        encoder = shared.encoder
+        try:
+            values = await asyncio.to_thread(decode, value, encoder.fingerprint, encoder.shape)
+        except BadValue:
+            self._observer.bad_value("embedding")
+            return None
+        self._observer.hit("embedding", "redis")
+        return Embedding(values)
+
+    async def _encode_to_share(
+        self, shared: SharedEmbeddings, image: PreparedImage, token: str | None
+    ) -> Embedding:
+        key = shared.key(image.digest)
+        try:
+            embedding = await self._encode(image)
+        except BaseException:
+            if token is not None:
+                shared.level.give_up(key, token)
+            raise
+        shared.level.publish(key, partial(encode, embedding.values, shared.encoder.fingerprint), token)
+        return embedding
+
+    async def _encode(self, image: PreparedImage) -> Embedding:
+        self._observer.miss("embedding")
+        return await self._encoder.submit(image.vision)

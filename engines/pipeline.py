@@ -116,9 +116,9 @@ class Pipeline:
         """Encode an image before anybody asks about it. Raises `VisionFailed` and `Overloaded`."""
         await self._embeddings.get_or_encode(image)
 
-    def forget(self, digest: str) -> None:
+    async def forget(self, digest: str) -> None:
         """Remember nothing of an image any longer."""
-        self._embeddings.forget(digest)
+        await self._embeddings.forget(digest)
 
     async def _work(self, ticket: _Ticket, load: LoadImage) -> None:
         """All stages within the deadline; of the faults of several stages the first one is raised."""

@@ -1,71 +1,108 @@
-"""ImageStore: uploaded images by their id, for a while and up to so many bytes."""
+"""ImageStore: uploaded images by their id, for a while, in this process and in the level that replicas share."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
+from engines.cache.codec import BadValue
+from engines.cache.memory import MemoryLevel
+from engines.cache.observer import CacheObserver, CountingObserver
+from server.cache.redis_level import RedisLevel
 from server.errors import NO_SUCH_IMAGE, RequestRejected
 from server.schemas import FieldFault
+from server.stored_image import GONE, StoredImage
 
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """An uploaded file; sizes of the upright image in pixels, `expires_at` in seconds of the Unix clock."""
-
-    id: str
-    data: bytes
-    width: int
-    height: int
-    expires_at: float
-
-    @property
-    def expires(self) -> datetime:
-        """When it will be forgotten, in UTC to the second."""
-        return datetime.fromtimestamp(int(self.expires_at), UTC)
+ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class ImageStore:
-    """Remembers files for `seconds` since their last upload, the last used ones up to `capacity` bytes."""
+    """Remembers files for `seconds` since their last upload, the last used ones up to `capacity` bytes.
 
-    def __init__(self, capacity: int, seconds: float, clock: Callable[[], float] = time.time) -> None:
-        self._capacity = capacity
+    With `shared`, an image that is uploaded to one replica is known to all, and one that is deleted at one is
+    forgotten by all. Where that level cannot be asked, each replica knows its own.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        seconds: float,
+        shared: RedisLevel | None = None,
+        observer: CacheObserver | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._memory: MemoryLevel[StoredImage] = MemoryLevel(capacity, lambda image: len(image.data))
         self._seconds = seconds
+        self._shared = shared
+        self._observer = observer or CountingObserver()
         self._clock = clock
-        self._images: OrderedDict[str, StoredImage] = OrderedDict()
-        self.nbytes = 0
 
-    def put(self, id: str, data: bytes, width: int, height: int) -> StoredImage:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files in this process's memory."""
+        return self._memory.nbytes
+
+    async def put(self, id: str, data: bytes, width: int, height: int) -> StoredImage:
         """Remember a file, or remember it for longer; those not used for longest make room for it."""
         self._forget_expired()
-        self.discard(id)
         image = StoredImage(id, data, width, height, self._clock() + self._seconds)
-        self._images[id] = image
-        self.nbytes += len(data)
-        while self.nbytes > self._capacity:
-            self.discard(next(iter(self._images)))
+        self._memory.put(id, image)
+        if self._shared is not None:
+            await self._shared.put(_key(id), image.encoded(), self._seconds)
         return image
 
-    def get(self, id: str) -> StoredImage:
-        """The image. Raises `RequestRejected` if it is unknown or has expired."""
+    async def get(self, id: str) -> StoredImage:
+        """The image. Raises `RequestRejected` if it is unknown, was deleted or has expired."""
         self._forget_expired()
-        image = self._images.get(id)
+        image = await self._remembered(id) or await self._fetched(id)
         if image is None:
+            self._observer.miss("image")
             detail = f'there is no image "{id}" here: it was never uploaded, was deleted, or has expired'
             raise RequestRejected(NO_SUCH_IMAGE, detail, [FieldFault(field="image.id", message=detail)])
-        self._images.move_to_end(id)
         return image
 
-    def discard(self, id: str) -> None:
-        """Forget an image, if it is known."""
-        image = self._images.pop(id, None)
-        if image is not None:
-            self.nbytes -= len(image.data)
+    async def discard(self, id: str) -> None:
+        """Forget an image, if it is known; a mark in its place tells the other replicas."""
+        self._memory.discard(id)
+        if self._shared is not None and ID.fullmatch(id):
+            await self._shared.put(_key(id), GONE, self._seconds)
+
+    async def _remembered(self, id: str) -> StoredImage | None:
+        image = self._memory.get(id)
+        if image is None:
+            return None
+        if self._shared is not None and await self._shared.begin(_key(id), len(GONE), "image") == GONE:
+            self._memory.discard(id)
+            return None
+        self._observer.hit("image", "memory")
+        return image
+
+    async def _fetched(self, id: str) -> StoredImage | None:
+        """From the other level, where it is what its id says."""
+        if self._shared is None or not ID.fullmatch(id):
+            return None
+        value = await self._shared.read(_key(id), "image")
+        if value is None or value == GONE:
+            return None
+        try:
+            image = await asyncio.to_thread(StoredImage.decoded, id, value)
+        except BadValue:
+            self._observer.bad_value("image")
+            return None
+        if image.expires_at <= self._clock():
+            return None
+        self._memory.put(id, image)
+        self._observer.hit("image", "redis")
+        return image
 
     def _forget_expired(self) -> None:
         now = self._clock()
-        for id in [id for id, image in self._images.items() if image.expires_at <= now]:
-            self.discard(id)
+        for id, image in self._memory:
+            if image.expires_at <= now:
+                self._memory.discard(id)
+
+
+def _key(id: str) -> str:
+    return f"image:{id}"

@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from engines.cache.single_flight import SingleFlightCache
 from engines.errors import ImageRejected
 from engines.images import PreparedImage
-from engines.single_flight import SingleFlightCache
 
 MEGA = 1_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

@@ -13,22 +13,25 @@ from engines.mllm.results import RoleHealth
 RETRY_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
+Trouble = Callable[[], Awaitable[str]]
 MllmHealth = Callable[[], Awaitable[Sequence[RoleHealth]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold; `detail` says why it does not."""
+    """One thing that must hold; `detail` says why it does not. Without one that is not `vital` it goes on, worse."""
 
     name: str
     ready: bool
     detail: str = ""
+    vital: bool = True
 
 
 class Readiness:
     """Ready when both vLLM servers are well and a warm-up request has passed through them and the vision engine.
 
-    `warm_vision` runs the vision engine once, `try_request` one request through everything.
+    `warm_vision` runs the vision engine once, `try_request` one request through everything. `cache_trouble` says
+    what is wrong with the shared level of the caches, where there is one; requests go on without it.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class Readiness:
         warm_vision: Callable[[], Awaitable[None]],
         try_request: Callable[[], Awaitable[None]],
         health: MllmHealth,
+        cache_trouble: Trouble | None = None,
     ) -> None:
         self._warm_vision = warm_vision
         self._try_request = try_request
         self._health = health
+        self._cache_trouble = cache_trouble
         self._vision = Check("vision", False, "not warm yet")
         self._request = Check("warm_up", False, "no request has passed yet")
 
@@ -56,11 +61,17 @@ class Readiness:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def checks(self) -> list[Check]:
-        """Every check as it stands now; asks both vLLM servers."""
-        return [*await self._roles(), self._vision, self._request]
+        """Every check as it stands now; asks both vLLM servers, and the shared level of the caches."""
+        return [*await self._roles(), self._vision, self._request, *await self._cache()]
 
     async def _roles(self) -> list[Check]:
         return [Check(f"mllm.{role.role}", role.healthy, role.detail) for role in await self._health()]
+
+    async def _cache(self) -> list[Check]:
+        if self._cache_trouble is None:
+            return []
+        trouble = await self._cache_trouble()
+        return [Check("cache", not trouble, trouble, vital=False)]
 
     async def _try(self) -> Check:
         try:

@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from engines.assembly import open_pipeline
 from engines.bundles import Bundle
 from engines.deadline import Deadline
+from engines.embeddings import EncoderIdentity, SharedEmbeddings
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm
@@ -25,6 +26,7 @@ from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
+from server.cache.opening import open_redis
 from server.image_store import ImageStore
 from server.images import ImageLoader
 from server.readiness import Readiness
@@ -58,12 +60,22 @@ class Engines:
     preparer: ImagePreparer
     mllm: MllmWithHealth
     vision: VisionRuntime
+    encoder: EncoderIdentity
 
     @classmethod
     def of(cls, bundle: Bundle, mllm: MllmWithHealth, vision: VisionRuntime) -> Engines:
         """The engines that serve `bundle`."""
         preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
-        return cls(bundle.name, bundle.grounder, bundle.answer, bundle.mask_threshold, preparer, mllm, vision)
+        return cls(
+            bundle.name,
+            bundle.grounder,
+            bundle.answer,
+            bundle.mask_threshold,
+            preparer,
+            mllm,
+            vision,
+            EncoderIdentity.of(bundle.vision_digest, vision),
+        )
 
     def info(self) -> ModelInfo:
         """What `/v1/models` tells of them."""
@@ -130,19 +142,26 @@ async def open_services(
     telemetry = telemetry or Telemetry()
     telemetry.running(engines.name, str(engines.vision.info().get("runtime", "")))
     with ThreadPoolExecutor(settings.image_threads, "image") as image_threads:
-        async with open_pipeline(
-            engines.answer,
-            engines.mask_threshold,
-            engines.mllm,
-            engines.vision,
-            settings.pipeline_limits,
-            pipeline_observer=telemetry.pipeline,
-        ) as pipeline:
+        async with (
+            open_redis(settings, telemetry.caches) as redis,
+            open_pipeline(
+                engines.answer,
+                engines.mask_threshold,
+                engines.mllm,
+                engines.vision,
+                settings.pipeline_limits,
+                telemetry.pipeline,
+                SharedEmbeddings(redis, engines.encoder) if redis else None,
+                telemetry.caches,
+            ) as pipeline,
+        ):
             limits = settings.upload_limits.image
             loader = ImageLoader(
                 engines.preparer.prepare, limits, image_threads, settings.image_cache_mib * MIB
             )
-            store = ImageStore(settings.stored_images_mib * MIB, settings.stored_image_seconds)
+            store = ImageStore(
+                settings.stored_images_mib * MIB, settings.stored_image_seconds, redis, telemetry.caches
+            )
             remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
             services = Services(
                 model=engines.info(),
@@ -154,6 +173,7 @@ async def open_services(
                     lambda: asyncio.to_thread(engines.vision.warm_up),
                     lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
+                    redis.trouble if redis else None,
                 ),
                 upload_limits=settings.upload_limits,
                 stream_limits=settings.stream_limits,

@@ -14,6 +14,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    RedisDsn,
+    Secret,
     model_validator,
 )
 from pydantic_core import from_json
@@ -24,6 +26,7 @@ from engines.assembly import PipelineLimits
 from engines.batching import BatchLimits
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import RuntimeName
+from server.cache.redis_level import RedisLimits
 from server.images import MEGA, ImageLimits
 from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
@@ -122,6 +125,12 @@ class Settings(BaseSettings):
     max_sockets: PositiveInt = 256
 
     embedding_cache_mib: NonNegativeInt = 512
+    redis_url: Secret[RedisDsn] | None = None
+    redis_prefix: str = "r2sm:"
+    redis_budget_ms: PositiveFloat = 50.0
+    redis_max_value_mib: PositiveFloat = 8.0
+    embedding_ttl_seconds: PositiveFloat = 3600.0
+    embedding_lease_seconds: PositiveFloat = 3.0
     encode_batch: PositiveInt = 1
     decode_batch: PositiveInt = 16
     batch_wait_ms: float = Field(2.0, ge=0)
@@ -145,6 +154,16 @@ class Settings(BaseSettings):
         """Bounds of event streams."""
         buffer = self.stream_buffer_kib * 1024
         return StreamLimits(self.heartbeat_seconds, self.stall_seconds, buffer)
+
+    @property
+    def redis_limits(self) -> RedisLimits:
+        """What Redis is allowed."""
+        return RedisLimits(
+            budget=self.redis_budget_ms / 1000,
+            value_seconds=self.embedding_ttl_seconds,
+            lease_seconds=self.embedding_lease_seconds,
+            max_value=int(self.redis_max_value_mib * MIB),
+        )
 
     @property
     def pipeline_limits(self) -> PipelineLimits:

@@ -8,10 +8,11 @@ import logging
 from engines.errors import EngineError
 from engines.images import PreparedImage
 from engines.pipeline import Pipeline
-from server.image_store import ImageStore, StoredImage
+from server.image_store import ImageStore
 from server.images import ImageLimits, ImageLoader
 from server.remote_images import RemoteImages
 from server.schemas import ImageSource
+from server.stored_image import StoredImage
 from server.uploads import image_bytes
 
 MAX_ENCODING = 8
@@ -48,7 +49,7 @@ class ImageSources:
         if isinstance(image, bytes):
             return image
         if image.id is not None:
-            return self._store.get(image.id).data
+            return (await self._store.get(image.id)).data
         if image.url is not None:
             return await self._remote.fetch(image.url)
         assert image.data is not None
@@ -62,23 +63,23 @@ class ImageSources:
     async def upload(self, data: bytes) -> StoredImage:
         """Remember a file by its id and begin its encode. Raises `ImageRejected`."""
         image = await self._loader.load(data)
-        stored = self._store.put(image.digest, data, image.width, image.height)
+        stored = await self._store.put(image.digest, data, image.width, image.height)
         if len(self._encoding) < MAX_ENCODING:
             task = asyncio.create_task(self._encode(image))
             self._encoding.add(task)
             task.add_done_callback(self._encoding.discard)
         return stored
 
-    def find(self, id: str) -> StoredImage:
+    async def find(self, id: str) -> StoredImage:
         """An uploaded image. Raises `RequestRejected` if it is unknown or has expired."""
-        return self._store.get(id)
+        return await self._store.get(id)
 
-    def delete(self, id: str) -> None:
+    async def delete(self, id: str) -> None:
         """Forget an uploaded image and all that was made of it. Raises `RequestRejected` as `find`."""
-        self._store.get(id)
-        self._store.discard(id)
+        await self._store.get(id)
+        await self._store.discard(id)
         self._loader.forget(id)
-        self._pipeline.forget(id)
+        await self._pipeline.forget(id)
 
     async def aclose(self) -> None:
         """Stop the encodes under way."""

@@ -1,4 +1,4 @@
-"""What every test shares: real vLLM servers on demand; hypothesis without deadlines, as cores may be busy."""
+"""What every test shares: a real vLLM and a real Redis on demand; no deadlines in hypothesis, as cores may be busy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.vllm_fixture"]
+pytest_plugins = ["tests.vllm_fixture", "tests.redis_fixture"]
 
 os.environ.setdefault(
     "R2SM_LOG_FORMAT", "text"

@@ -63,6 +63,6 @@ async def served_model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     else:
         loaded = Bundle.load(bundle)
         path, answer, image = loaded.mllm_path, loaded.answer, loaded.mllm_image
-    async with VllmServers(VllmConfig(kv_cache_gib=0.25), path, logs) as servers:
+    async with VllmServers(VllmConfig(kv_cache_gib=0.25, mm_cache_gib=0.01), path, logs) as servers:
         await servers.wait_ready(START_SECONDS)
         yield ServedModel(path, answer, image, servers, bundle)

@@ -24,7 +24,8 @@ from engines.vision.config import VisionConfig, load_config
 class Bundle:
     """A directory with everything one served model needs, found to be whole.
 
-    `mask_threshold` cuts mask logits; `grounder` says how the reasoning becomes a mask prompt.
+    `mask_threshold` cuts mask logits; `grounder` says how the reasoning becomes a mask prompt. `vision_digest`
+    is one digest of the vision part, weights and config.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Bundle:
     mllm_image: MllmImageConfig
     mask_threshold: float
     vision: VisionConfig
+    vision_digest: str
 
     @property
     def mllm_path(self) -> Path:
@@ -75,6 +77,7 @@ class Bundle:
             mllm_image=manifest.mllm_image,
             mask_threshold=manifest.mask_threshold,
             vision=vision,
+            vision_digest=manifest.digest_of(VISION),
         )
 
 

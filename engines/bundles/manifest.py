@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
@@ -63,6 +65,11 @@ class Manifest(BaseModel):
     mllm_image: MllmImageConfig
     mask_threshold: float = Field(default=0.0, allow_inf_nan=False)
     files: dict[Annotated[str, AfterValidator(_relative)], Annotated[str, AfterValidator(_sha256)]]
+
+    def digest_of(self, folder: str) -> str:
+        """One digest, in hex, of all files below a folder: it changes with any of them."""
+        below = sorted((name, digest) for name, digest in self.files.items() if name.startswith(f"{folder}/"))
+        return hashlib.sha256(json.dumps(below).encode()).hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:

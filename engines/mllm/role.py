@@ -22,6 +22,8 @@ KEEP_ALIVE_SECONDS = 4.0
 """Below the five seconds after which vLLM's server closes an idle connection."""
 HEALTH_SECONDS = 2.0
 KNOWN_IMAGES = 4096
+DROPPED = frozenset({400, 500, 503})
+"""How vLLM answers about an image that it no longer has: its front end with 400, its engine as a failure of its own."""
 LAST_LINE = "data: [DONE]"
 LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
 """What vLLM names when a request does not fit into the model's context."""
@@ -96,7 +98,7 @@ class VllmRole:
     async def _send(self, request: Generation | Pooling, *, stream: bool) -> httpx.Response:
         named = request.image.digest in self._known
         response = await self._post(request, with_data=not named, stream=stream)
-        if named and response.status_code == httpx.codes.BAD_REQUEST:
+        if named and response.status_code in DROPPED:
             self._known.discard(request.image.digest)
             await response.aclose()
             response = await self._post(request, with_data=True, stream=stream)

@@ -22,10 +22,15 @@ async def livez() -> Live:
 
 @router.get("/readyz", response_model=Ready, responses=problems(503))
 async def readyz(services: CurrentServices) -> Ready | Response:
-    """The language model, the vision engine and a warm-up request through both are well."""
-    missing = [check for check in await services.readiness.checks() if not check.ready]
+    """The language model, the vision engine and a warm-up request through both are well.
+
+    `degraded` is ready too: requests are answered, but something that makes them faster is away.
+    """
+    failed = [check for check in await services.readiness.checks() if not check.ready]
+    missing = [check for check in failed if check.vital]
     if not missing:
-        return Ready()
+        degraded = [FieldFault(field=check.name, message=check.detail) for check in failed]
+        return Ready(status="degraded", reasons=degraded) if degraded else Ready()
     faults = [FieldFault(field=check.name, message=check.detail) for check in missing]
     names = ", ".join(check.name for check in missing)
     return as_response(problem(NOT_READY, f"not ready: {names}", faults), RETRY_SECONDS)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from server.image_store import StoredImage
 from server.openapi import IMAGE_BODY, problems
 from server.schemas import StoredImageInfo
 from server.services import IN_PLACE, CurrentServices
+from server.stored_image import StoredImage
 from server.uploads import read_image
 
 router = APIRouter(prefix="/v1/images", tags=["images"])
@@ -35,13 +35,13 @@ async def upload(request: Request, response: Response, services: CurrentServices
 @router.head("/{id}", responses=problems(404))
 async def find(id: str, services: CurrentServices) -> StoredImageInfo:
     """What is known of an uploaded image."""
-    return _info(services.sources.find(id))
+    return _info(await services.sources.find(id))
 
 
 @router.delete("/{id}", status_code=204, responses=problems(404))
 async def delete(id: str, services: CurrentServices) -> None:
     """Forget an uploaded image and everything that was made of it."""
-    services.sources.delete(id)
+    await services.sources.delete(id)
 
 
 def _info(image: StoredImage) -> StoredImageInfo:

@@ -142,17 +142,18 @@ class Live(BaseModel):
     status: Literal["live"] = "live"
 
 
-class Ready(BaseModel):
-    """Everything answers, and a warm-up request has passed through all of it."""
-
-    status: Literal["ready"] = "ready"
-
-
 class FieldFault(BaseModel):
     """What is wrong with one field; `field` is its path, such as ``image.data``."""
 
     field: str
     message: str
+
+
+class Ready(BaseModel):
+    """Everything answers, and a warm-up request has passed through all of it; `reasons` say what is degraded."""
+
+    status: Literal["ready", "degraded"] = "ready"
+    reasons: list[FieldFault] | None = Field(None, exclude_if=_is_none)
 
 
 class Problem(BaseModel):

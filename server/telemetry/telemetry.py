@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
+from engines.cache.observer import CacheObserver
 from server.telemetry.backends import CacheMetrics, ServerMetrics
 from server.telemetry.metrics import Metrics
 from server.telemetry.pipeline import PipelineTelemetry
@@ -28,7 +29,7 @@ class Telemetry:
         self.spans = spans or NoSpans()
         self.pipeline = PipelineTelemetry(self.metrics, self.spans, log_prompts)
         self.servers = ServerMetrics(self.metrics, self.spans)
-        self.caches = CacheMetrics(self.metrics)
+        self.caches: CacheObserver = CacheMetrics(self.metrics)
 
     async def aclose(self) -> None:
         """Send the last spans, and take back the values that only a living process has."""

@@ -16,6 +16,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
+from engines.cache.observer import CountingObserver
+from engines.embeddings import EncoderIdentity
 from engines.images import ImagePreparer
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
@@ -47,6 +49,7 @@ class Gateway:
     client: httpx.AsyncClient
     mllm: ScriptedMllm
     vision: FaultyVision
+    caches: CountingObserver
 
     @property
     def services(self) -> Services:
@@ -72,6 +75,7 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
         mllm: ScriptedMllm | None = None,
         *,
         wait: bool = True,
+        encoder: str = "tiny",
         telemetry: Telemetry | None = None,
         launched: dict[str, str] | None = None,
         **settings: object,
@@ -79,7 +83,12 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
         preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
-        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision)
+        identity = EncoderIdentity.of(encoder, vision)
+        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision, identity)
+        counts = CountingObserver()
+        if telemetry is None:
+            telemetry = Telemetry()
+            telemetry.caches = counts
         read = Settings.model_validate(settings)
         app = create_app(lambda: open_services(engines, read, telemetry, launched))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -89,7 +98,7 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
         ):
             while wait and (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # as an outsider
                 await asyncio.sleep(0.01)
-            yield Gateway(app, client, mllm, vision)
+            yield Gateway(app, client, mllm, vision, counts)
 
     return opened
 

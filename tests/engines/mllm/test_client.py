@@ -255,9 +255,17 @@ def image_part(exchange: Exchange) -> dict[str, object]:
     return part
 
 
-async def test_an_image_is_named_only_after_its_data_and_sent_again_when_the_server_dropped_it() -> None:
+@pytest.mark.parametrize("status", [400, 500, 503])
+async def test_an_image_is_named_only_after_its_data_and_sent_again_when_the_server_dropped_it(
+    status: int,
+) -> None:
     refusal = {"error": {"message": "Cache miss for image at index 0 but data is not provided."}}
-    answers = [(embeddings([1.0]), 200), (embeddings([2.0]), 200), (refusal, 400), (embeddings([3.0]), 200)]
+    answers = [
+        (embeddings([1.0]), 200),
+        (embeddings([2.0]), 200),
+        (refusal, status),
+        (embeddings([3.0]), 200),
+    ]
 
     async def reply(exchange: Exchange) -> None:
         await exchange.respond(*answers.pop(0))

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from engines.cache.single_flight import SingleFlightCache
 from engines.errors import VisionFailed
-from engines.single_flight import SingleFlightCache
 
 KIB = 1024
 

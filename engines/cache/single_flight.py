@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from engines.cache.memory import MemoryLevel
 
 Value = TypeVar("Value")
 
@@ -36,20 +37,25 @@ class SingleFlightCache(Generic[Value]):
     """
 
     def __init__(self, capacity: int, weigh: Callable[[Value], int]) -> None:
-        self._capacity = capacity
-        self._weigh = weigh
-        self._kept: OrderedDict[str, Value] = OrderedDict()
+        self._memory = MemoryLevel(capacity, weigh)
         self._flights: dict[str, _Flight[Value]] = {}
-        self.nbytes = 0
         self.counts = CacheCounts()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._kept
+        return key in self._memory
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all values that are remembered."""
+        return self._memory.nbytes
+
+    def in_making(self, key: str) -> bool:
+        """Whether somebody's making of this value can be joined."""
+        return key in self._flights
 
     async def get_or_make(self, key: str, make: Callable[[], Awaitable[Value]]) -> Value:
         """The value of `key`, from `make` unless it is known or in the making; raises what `make` raises."""
-        if (kept := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
+        if (kept := self._memory.get(key)) is not None:
             self.counts.hits += 1
             return kept
         flight = self._flights.get(key)
@@ -63,8 +69,7 @@ class SingleFlightCache(Generic[Value]):
 
     def discard(self, key: str) -> None:
         """Forget the value of `key`, if it is known; one in the making goes on."""
-        if (kept := self._kept.pop(key, None)) is not None:
-            self.nbytes -= self._weigh(kept)
+        self._memory.discard(key)
 
     async def aclose(self) -> None:
         """Cancel what is in the making and forget everything."""
@@ -73,8 +78,7 @@ class SingleFlightCache(Generic[Value]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._flights.clear()
-        self._kept.clear()
-        self.nbytes = 0
+        self._memory.clear()
 
     async def _wait(self, key: str, flight: _Flight[Value]) -> Value:
         flight.waiters += 1
@@ -89,15 +93,5 @@ class SingleFlightCache(Generic[Value]):
 
     async def _make(self, key: str, make: Callable[[], Awaitable[Value]]) -> Value:
         value = await make()
-        self._keep(key, value)
+        self._memory.put(key, value)
         return value
-
-    def _keep(self, key: str, value: Value) -> None:
-        weight = self._weigh(value)
-        if weight > self._capacity:
-            return
-        self._kept[key] = value
-        self.nbytes += weight
-        while self.nbytes > self._capacity:
-            _, oldest = self._kept.popitem(last=False)
-            self.nbytes -= self._weigh(oldest)
