@@ -20,8 +20,9 @@ from engines.events import Done
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.client import MllmClient
 from engines.mllm.image import MllmImage, prepare_image
-from engines.mllm.role import VllmRole
-from engines.pipeline import Pipeline, SegmentRequest
+from engines.mllm.routing.role import RoutedRole
+from engines.pipeline import Pipeline
+from engines.request import SegmentRequest
 from engines.vision.config import HeatmapConfig
 from engines.vision.model import VisionModel
 from engines.vision.runtimes.torch_cpu import TorchRuntime
@@ -48,9 +49,10 @@ class Traffic:
     statuses: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, role: VllmRole) -> Traffic:
+    def of(cls, routed: RoutedRole) -> Traffic:
         traffic = cls()
-        role._client.event_hooks = {"request": [traffic.sent], "response": [traffic.answered]}
+        [server] = routed._servers
+        server.role._client.event_hooks = {"request": [traffic.sent], "response": [traffic.answered]}
         return traffic
 
     async def sent(self, request: httpx.Request) -> None:
@@ -131,6 +133,6 @@ async def test_an_image_that_others_drove_out_is_sent_once_more(
 
 
 async def vector(client: MllmClient, image: MllmImage) -> list[float]:
-    vectors = await client.concentrate(image, "the mug", "It is red.", "modal", 1, timeout=SECONDS)
-    values: list[float] = vectors[0].tolist()
+    vectors = await client.concentrate(image, "the mug", "It is red.", ["modal"], 1, timeout=SECONDS)
+    values: list[float] = vectors["modal"][0].tolist()
     return values
