@@ -11,6 +11,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from server.errors import add_error_handlers
 from server.openapi import complete_openapi
 from server.routes import batch, health, images, models, segment
+from server.routes.playground import add_pages
 from server.services import Services
 
 TITLE = "r2sm-server"
@@ -27,9 +28,10 @@ def create_app(open_services: OpenServices) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(title=TITLE, lifespan=lifespan)
+    app = FastAPI(title=TITLE, lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in (segment.router, batch.router, images.router, models.router, health.router):
         app.include_router(router)
+    add_pages(app)
     app.add_middleware(GZipMiddleware, minimum_size=GZIP_BYTES, compresslevel=GZIP_LEVEL)
     add_error_handlers(app)
     complete_openapi(app)
