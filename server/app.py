@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from server.errors import add_error_handlers
-from server.openapi import complete_openapi
+from server.openapi import DESCRIPTION, complete_openapi
 from server.routes import batch, health, images, models, segment
 from server.routes.playground import add_pages
 from server.services import Services
@@ -28,7 +28,7 @@ def create_app(open_services: OpenServices) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(title=TITLE, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=TITLE, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in (segment.router, batch.router, images.router, models.router, health.router):
         app.include_router(router)
     add_pages(app)

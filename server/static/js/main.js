@@ -9,7 +9,7 @@ import { chosenOptions, offerOptions } from "./options.js";
 import { markSample, offerSamples, Picture, watchFiles } from "./picture.js";
 import { Points } from "./points.js";
 import { Result } from "./result.js";
-import { watchSettings } from "./settings.js";
+import { openSettings, watchSettings } from "./settings.js";
 import { asCurl, asPython, showSnippet } from "./snippets.js";
 import { describe, showMasks, showProblem, tell } from "./telling.js";
 import { showTimings, told } from "./timings.js";
@@ -148,7 +148,7 @@ function fail(error, aborted = false) {
   } else if (error instanceof api.Problem) {
     tell("");
     showProblem(error);
-    if (error.document.status === 401) byId("settings").showModal();
+    if (error.document.status === 401) openSettings();
   } else {
     throw error;
   }

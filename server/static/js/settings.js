@@ -3,18 +3,22 @@
 import { apiKey, keepApiKey } from "./api.js";
 import { byId } from "./dom.js";
 
+/** Ask for the key. */
+export function openSettings() {
+  byId("api-key").value = apiKey();
+  byId("settings").showModal();
+}
+
 /** Call `changed()` when another key has been saved. */
 export function watchSettings(changed) {
   const dialog = byId("settings");
-  const field = byId("api-key");
-  byId("open-settings").addEventListener("click", () => dialog.showModal());
-  dialog.addEventListener("beforetoggle", () => (field.value = apiKey()));
+  byId("open-settings").addEventListener("click", openSettings);
   dialog.addEventListener("close", () => {
-    if (dialog.returnValue === "save" && field.value.trim() !== apiKey()) {
-      keepApiKey(field.value.trim());
+    const key = byId("api-key").value.trim();
+    if (dialog.returnValue === "save" && key !== apiKey()) {
+      keepApiKey(key);
       changed();
     }
-    dialog.returnValue = "";
-    field.value = "";
+    dialog.returnValue = byId("api-key").value = "";
   });
 }

@@ -134,7 +134,7 @@ async def test_all_of_it_works_from_the_keyboard(url: str, open_page: OpenPage) 
                 await page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
             )
         wanted = ["open-settings", "canvas", "file", "prompt", "run"]
-        assert [id for id in seen if id in wanted] == wanted
+        assert [id for id in dict.fromkeys(seen) if id in wanted] == wanted
         await page.locator("#prompt").focus()
         await page.keyboard.press("Enter")
         await answered(page)
