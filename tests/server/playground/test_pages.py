@@ -54,3 +54,8 @@ async def test_nothing_else_is_served(gateway: Gateway, path: str) -> None:
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/base.css", "/samples"])
 async def test_pages_take_no_posts(gateway: Gateway, path: str) -> None:
     assert (await gateway.client.post(path)).status_code == 405
+
+
+async def test_a_wrong_method_is_told_all_the_right_ones(gateway: Gateway) -> None:
+    response = await gateway.client.put("/v1/images/x")
+    assert (response.status_code, response.headers["allow"]) == (405, "DELETE, GET, HEAD")
