@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from PIL import Image
-from playwright.async_api import async_playwright
+from playwright.async_api import ViewportSize, async_playwright
 
 from server.commands.serve import START_SECONDS
 from server.running import run_gateway
@@ -23,7 +23,7 @@ from server.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "tests" / "server" / "playground" / "playground.png"
-SIZE = {"width": 1240, "height": 1080}
+SIZE: ViewportSize = {"width": 1240, "height": 1080}
 COLOURS = 192  # of the picture; more make a file that is too large for a repository
 ANSWER_MS = 120_000
 

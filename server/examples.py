@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engines.errors import DeadlineExceeded
+from engines.events import Rle
 from server.errors import BY_ERROR
 from server.problem_examples import examples
 
@@ -26,9 +27,9 @@ ONE_PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="  # a PNG
 )
 
-AMODAL_RLE = {"size": [6, 8], "counts": "=4200000;"}
-MODAL_RLE = {"size": [6, 8], "counts": "=42000a0"}
-HIDDEN_RLE = {"size": [6, 8], "counts": "o04="}
+AMODAL_RLE: Rle = {"size": [6, 8], "counts": "=4200000;"}
+MODAL_RLE: Rle = {"size": [6, 8], "counts": "=42000a0"}
+HIDDEN_RLE: Rle = {"size": [6, 8], "counts": "o04="}
 DECISION = {"mask_type": "amodal", "confidence": 0.99, "source": "model"}
 AMODAL = {
     "object": 0, "mask_type": "amodal", "rle": AMODAL_RLE, "bbox": [2.0, 1.0, 4.0, 4.0], "area": 16, "score": 0.93,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 from pydantic import BaseModel
 
 import engines
@@ -133,10 +133,10 @@ def test_examples_are_what_the_server_itself_takes_and_gives(
 
 
 def test_the_masks_of_the_examples_are_masks() -> None:
-    amodal, modal = examples.AMODAL, examples.MODAL
-    assert masks.decode(amodal["rle"]).sum() == amodal["area"]
-    assert masks.decode(modal["rle"]).sum() == modal["area"]
-    assert masks.subtract(amodal["rle"], modal["rle"]).rle == examples.HIDDEN_RLE
+    for mask, rle in ((examples.AMODAL, examples.AMODAL_RLE), (examples.MODAL, examples.MODAL_RLE)):
+        assert mask["rle"] == rle
+        assert masks.decode(rle).sum() == mask["area"]
+    assert masks.subtract(examples.AMODAL_RLE, examples.MODAL_RLE).rle == examples.HIDDEN_RLE
 
 
 def test_every_event_and_message_has_an_example() -> None:

@@ -13,6 +13,7 @@ import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, Phase, settings
+from schemathesis import CheckFunction
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
@@ -27,7 +28,7 @@ from tests.server.conftest import photo
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm
 
 PHOTO = photo((64, 48))
-NOT_ASKED = [
+NOT_ASKED: list[CheckFunction] = [
     not_a_server_error,  # 504 is the right answer to a deadline of a millisecond; 500 is asserted against below
     positive_data_acceptance,  # no schema can say that a prompt must not be blank, or that a host is allowed
     negative_data_rejection,  # a query string that nobody reads is not refused
@@ -75,7 +76,7 @@ interface = schemathesis.openapi.from_dict(create_app(_never).openapi())
 
 @interface.parametrize()
 @FEW
-def test_every_answer_is_as_documented(case: schemathesis.Case, url: str, known: str) -> None:
+def test_every_answer_is_as_documented(case: schemathesis.Case[Any], url: str, known: str) -> None:
     _show_a_real_image(case.body, known)
     if case.method in ("GET", "HEAD") and "id" in case.path_parameters:
         case.path_parameters["id"] = known

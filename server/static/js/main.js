@@ -114,8 +114,8 @@ const follows = {
     box.textContent = result.reasoning;
     if (atEnd) box.scrollTop = box.scrollHeight;
   },
-  "mask.draft"() {
-    badge("Draft");
+  "mask.draft"({ number }) {
+    badge(`Draft ${number + 1}`);
     if (!result.masks.length) view.show(result, "image");
   },
   decision(event) {
@@ -136,9 +136,11 @@ function finish() {
   byId("timings-section").hidden = false;
   if (!chosen) choice = result.answer;
   showViews();
-  const { mask_type, confidence, source, objects } = result.decision;
-  const sure = source === "model" ? `, ${percent(confidence)}` : "";
-  tell(`${counted(objects)}, ${mask_type}${sure}, in ${told(result.done.timings_ms.total)}.`);
+  tell(`${result.decision ? outcome(result.decision) : "Done"}, in ${told(result.done.timings_ms.total)}.`);
+}
+
+function outcome({ mask_type, confidence, source, objects }) {
+  return [counted(objects), mask_type, ...(source === "model" ? [percent(confidence)] : [])].join(", ");
 }
 
 function fail(error, aborted = false) {

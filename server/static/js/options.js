@@ -29,15 +29,17 @@ export function chosenOptions(points) {
   const objects = byId("objects").value;
   const prompt = byId("prompt").value.trim();
   const drafts = Number(byId("drafts").value);
-  const options = {
-    ...(prompt && { prompt }),
-    mask_type: byId("mask-type").value,
-    reasoning: byId("reasoning").value,
-    objects: objects === "auto" ? objects : Number(objects),
-    include: ["reasoning", "heatmap"],
-    ...(drafts && { drafts }),
-    ...(points.length && { points }),
-  };
+  const options = prompt
+    ? {
+        prompt,
+        mask_type: byId("mask-type").value,
+        reasoning: byId("reasoning").value,
+        objects: objects === "auto" ? objects : Number(objects),
+        include: ["reasoning", "heatmap"],
+        ...(drafts && { drafts }),
+      }
+    : { mask_type: "modal" }; // points alone say nothing of what is hidden
+  if (points.length) options.points = points;
   return Object.fromEntries(Object.entries(options).filter(([name, value]) => DEFAULTS[name] !== value));
 }
 

@@ -19,7 +19,12 @@ from tests.server.playground.conftest import OpenPage
 from tests.stand_ins import ScriptedMllm
 
 WORDS = ("The green mug ", "is behind ", "the yellow book.")
-PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+DRAWN = "document.getElementById('canvas').toDataURL()"
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "device_scale_factor": 2,
+    "has_touch": True,
+}
 
 
 @pytest.fixture
@@ -204,12 +209,17 @@ async def test_drafts_and_points_are_used_where_the_server_offers_them(url: str,
         await page.keyboard.press("ArrowRight")
         await page.keyboard.press("Shift+Enter")
         await expect(page.get_by_role("list", name="Points").get_by_role("listitem")).to_have_count(2)
+        await page.locator("#prompt").focus()
+        bare = await page.evaluate(DRAWN)
+        await page.get_by_role("button", name="Segment").click()
+        await expect(page.get_by_role("alert")).to_contain_text("The answer broke off")
+        assert asked.pop()["drafts"] == 2
+        assert await page.evaluate(DRAWN) != bare, "the draft can be seen"
         await page.locator("#prompt").fill("")
         await page.get_by_role("button", name="Segment").click()
         await expect(page.get_by_role("alert")).to_contain_text("The answer broke off")
         [request] = asked
-        assert request["drafts"] == 2
-        assert "prompt" not in request
+        assert {"image", "mask_type", "points"} == set(request)
         here, not_here = request["points"]
         assert abs(here["x"] - 160) <= 2
         assert (here["label"], not_here["label"]) == (1, 0)
