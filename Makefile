@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo bench-cache bench-drafts constraints
+.PHONY: help .venv demo test lint unit train-demo bench-cache bench-drafts screenshot constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -34,6 +34,9 @@ train-demo: .venv ## Train the demo bundle's models (ARGS="--out runs/demo --sta
 
 bench-cache: .venv ## Measure what a known image saves and what a hit in Redis costs (ARGS="--images 30")
 	@$(BIN)/python -m loadtests.cache $(ARGS)
+
+screenshot: .venv ## Take the README's picture of the playground, on the bundle that ships
+	@$(BIN)/python -m deploy.screenshot $(ARGS)
 
 constraints: ## Resolve the dependencies afresh and pin what came out (EXTRA=cpu or gpu)
 	@deploy/pin_constraints.sh $(PYTHON) $(EXTRA)

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
 from server.errors import add_error_handlers
-from server.openapi import complete_openapi
+from server.openapi import DESCRIPTION, complete_openapi
 from server.routes import batch, health, images, metrics, models, segment
+from server.routes.playground import add_pages
 from server.services import Services
 from server.telemetry.middleware import observe_requests
 
@@ -28,9 +29,10 @@ def create_app(open_services: OpenServices) -> FastAPI:
             app.state.services = services
             yield
 
-    app = FastAPI(title=TITLE, lifespan=lifespan)
+    app = FastAPI(title=TITLE, description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     for router in (segment.router, batch.router, images.router, models.router, health.router, metrics.router):
         app.include_router(router)
+    add_pages(app)
     app.add_middleware(GZipMiddleware, minimum_size=GZIP_BYTES, compresslevel=GZIP_LEVEL)
     add_error_handlers(app)
     complete_openapi(app)

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
 
 from engines.errors import (
     BackendUnavailable,
@@ -160,7 +161,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
     kind = Kind(phrase.lower().replace(" ", "-"), error.status_code, phrase)
     response = as_response(problem(kind, f"{request.method} {request.url.path}: {phrase}"))
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_of(request)):
+        response.headers["Allow"] = ", ".join(sorted(methods))  # Starlette names those of one route only
     return response
+
+
+def _methods_of(request: Request) -> set[str]:
+    """What a request's path may be asked for, over all routes of that path."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def _client_left(request: Request, error: Exception) -> Response:

@@ -81,7 +81,7 @@ async def run_demo(settings: Settings, once: bool, out: Path) -> None:
         Console(width=WIDTH).print(as_table(answered))
         typer.echo(f"the scenes and their overlays are in {out}/")
         if not once:
-            typer.echo(f"serving on {gateway.url}, its API is on {gateway.url}/docs; Ctrl-C stops it")
+            typer.echo(f"the playground is on {gateway.url}, the API on {gateway.url}/docs; Ctrl-C stops it")
             await gateway.wait_stopped()
 
 

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["segment"])
 
 @router.post(
     "/segment/batch",
-    responses=problems(400, 404, 408, 413, 415, 422, 500, 503),
+    responses=problems(400, 404, 408, 413, 415, 422, 500, 503, but={"model-unavailable", "vision-failed"}),
     openapi_extra=BATCH_BODY,
     dependencies=[IN_PLACE],
 )

@@ -20,7 +20,7 @@ async def livez() -> Live:
     return Live()
 
 
-@router.get("/readyz", response_model=Ready, responses=problems(503))
+@router.get("/readyz", response_model=Ready, responses=problems(NOT_READY))
 async def readyz(services: CurrentServices) -> Ready | Response:
     """The language model, the vision engine and a warm-up request through both are well.
 

@@ -10,13 +10,15 @@ from server.services import IN_PLACE, CurrentServices
 from server.stored_image import StoredImage
 from server.uploads import read_image
 
+NOT_OF_IMAGES = frozenset({"image-unreachable", "model-unavailable", "vision-failed"})  # problems of requests
+
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 
 @router.post(
     "",
     status_code=201,
-    responses=problems(400, 408, 413, 415, 422, 500, 503),
+    responses=problems(400, 408, 413, 415, 422, 500, 503, but=NOT_OF_IMAGES),
     openapi_extra=IMAGE_BODY,
     dependencies=[IN_PLACE],
 )

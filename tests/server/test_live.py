@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from pydantic import ValidationError
 from typer.testing import CliRunner
 from websockets.asyncio.client import connect
@@ -25,6 +24,7 @@ from server.retries import Retries
 from server.sockets import largest_frame
 from server.sync_client import SyncSegmentClient
 from tests.server.conftest import Gateway, OpenGateway, photo
+from tests.server.listening import listening
 
 PHOTO = photo()
 LIMIT = 200_000
@@ -56,21 +56,8 @@ class Live:
 async def live(open_gateway: OpenGateway) -> AsyncIterator[Live]:
     async with open_gateway(max_image_mb=LIMIT / 1e6) as gateway:
         frame = largest_frame(ImageLimits(max_bytes=LIMIT))
-        config = uvicorn.Config(
-            gateway.app,
-            port=0,
-            lifespan="off",
-            log_config=None,
-            ws_max_size=frame,
-            timeout_graceful_shutdown=1,
-        )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110  # uvicorn offers nothing to wait for
-            await asyncio.sleep(0.01)
-        yield Live(gateway, server.servers[0].sockets[0].getsockname()[1])
-        server.should_exit = True
-        await serving
+        async with listening(gateway.app, ws_max_size=frame) as port:
+            yield Live(gateway, port)
 
 
 async def test_the_synchronous_client_does_all_the_other_does(live: Live) -> None:
