@@ -164,7 +164,7 @@ class Narrator:
         return ErrorEvent(
             **self._stamp(),
             problem=problem_of(error, where),
-            retry_after=getattr(error, "retry_after", None),
+            retry_after=getattr(error, "retry_after", 0) or None,
         )
 
     def pong(self) -> PongEvent:

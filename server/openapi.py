@@ -81,7 +81,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {
             "description": HTTPStatus(status).phrase,
             "content": {PROBLEM_JSON: {"schema": _ref(Problem.__name__)}},
-            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}),
+            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status in (429, 503) else {}),
         }
         for status in statuses
     }

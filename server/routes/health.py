@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from server.errors import NOT_READY, as_response, problem
+from server.errors import DRAINING, NOT_READY, as_response, problem
 from server.openapi import problems
 from server.schemas import FieldFault, Live, Ready
 from server.services import CurrentServices
@@ -23,6 +23,8 @@ async def livez() -> Live:
 @router.get("/readyz", response_model=Ready, responses=problems(503))
 async def readyz(services: CurrentServices) -> Ready | Response:
     """The language model, the vision engine and a warm-up request through both are well."""
+    if services.admission.draining:
+        return as_response(problem(DRAINING, "this server is stopping"), RETRY_SECONDS)
     missing = [check for check in await services.readiness.checks() if not check.ready]
     if not missing:
         return Ready()
