@@ -68,7 +68,7 @@ class BoundedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.app = _with_few_headers(self.app, self.bounds.headers)  # type: ignore[assignment,arg-type]
+        self.app = _with_few_headers(self.app, self.bounds.headers)
         self._timer: asyncio.TimerHandle | None = None
         self._timed: object = None
         """What the timer is for: the state of h11 that must not last."""
@@ -115,7 +115,7 @@ class BoundedProtocol(H11Protocol):
 
     def _watch(self) -> None:
         """Time what must not last: a header that does not end, a body after its answer."""
-        state = None
+        state: object = None
         if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
             state = h11.IDLE
         elif (

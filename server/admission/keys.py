@@ -97,7 +97,9 @@ def _parse(text: str, where: str) -> Iterator[ApiKey]:
 
 def _parse_entry(entry: str, where: str) -> ApiKey:
     name, digest, limits, priority, *rest = [*entry.split(":"), "", "", ""]
-    if any(rest) or not NAME.fullmatch(name):
+    if (
+        any(rest) or not NAME.fullmatch(name) or name.startswith(PREFIX)
+    ):  # a secret in a name's place is not told
         raise KeysInvalid(
             f"{where}: an entry is name:sha256[:limits[:priority]], the name of A-Z a-z 0-9 . _ -"
         )

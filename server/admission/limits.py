@@ -12,6 +12,8 @@ from limits import RateLimitItem, parse_many
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from server.errors import RATE_LIMITED, RequestRejected
@@ -49,7 +51,10 @@ class RateLimits:
         self._redis: SlidingWindowCounterRateLimiter | None = None
         if redis_url is not None:
             self._pool = ConnectionPool.from_url(
-                redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS
+                redis_url,
+                socket_timeout=REDIS_SECONDS,
+                socket_connect_timeout=REDIS_SECONDS,
+                retry=Retry(NoBackoff(), 1),  # a connection from before Redis was started anew
             )
             storage = RedisStorage(
                 redis_url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ def new(
     name: Annotated[str, typer.Argument(help="What the key is called in logs and metrics.")],
     limits: Annotated[str, typer.Option(help="How often it may ask: 60/minute, 10/second;1000/hour.")] = "",
     priority: Annotated[Priority, typer.Option(help="How urgent its requests are.")] = "interactive",
+    file: Annotated[Path | None, typer.Option(help="Add the line to this file, the server's.")] = None,
 ) -> None:
     """Make a key. It is shown this once; the server only needs its hash."""
     try:
@@ -30,5 +32,9 @@ def new(
         raise typer.Exit(2) from error
     typer.echo("The key, which nobody can show again:", err=True)
     typer.echo(secret)
+    if file is not None:
+        with file.open("a", encoding="utf-8") as entries:
+            entries.write(f"\n{entry}\n")
+        return
     typer.echo("The line for the server's api_keys_file:", err=True)
     typer.echo(entry)

@@ -1,0 +1,53 @@
+"""``r2sm`` with stand-ins for the engines, run as a script: ``stand_in_gateway.py SECONDS serve …``.
+
+The language model is scripted and takes SECONDS for its reasoning; the vision model is real and tiny.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import server.running
+from engines.events import ReasoningDelta
+from engines.images import ImagePreparer
+from engines.mllm.answer import AnswerFormat
+from engines.mllm.image import MllmImage, MllmImageConfig
+from engines.mllm.results import ReasoningEnd
+from server.cli import main
+from server.opening import OpenEngines
+from server.services import Engines
+from server.settings import Settings
+from tests.stand_ins import TINY_VISION, ScriptedMllm, tiny_vision
+
+
+class SlowMllm(ScriptedMllm):
+    """Takes its time for every word; the warm-up's few tokens come at once."""
+
+    seconds = 0.0
+
+    async def reason(
+        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+    ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
+        pause = self.seconds / len(self.words) if budget > 4 else 0
+        async for item in super().reason(image, prompt, budget, timeout=timeout):
+            await asyncio.sleep(pause if isinstance(item, ReasoningDelta) else 0)
+            yield item
+
+
+@asynccontextmanager
+async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
+    with tempfile.TemporaryDirectory() as folder:
+        vision = tiny_vision(Path(folder))
+        preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
+        yield OpenEngines(Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, SlowMllm(), vision), None)
+
+
+if __name__ == "__main__":
+    SlowMllm.seconds = float(sys.argv.pop(1))
+    server.running.open_engines = open_engines
+    main()
