@@ -255,6 +255,7 @@ async def soak(options: argparse.Namespace) -> int:
         if redis is not None:
             await redis.start()
             command += ["--redis-url", redis.url]
+            os.environ.setdefault("R2SM_RATE_LIMIT", "1000000/minute")  # so that it is asked at all
         async with gateway(command) as (pid, url):
             limits, timeout = httpx.Limits(max_connections=None), options.timeout_ms / 500
             async with httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits) as http:

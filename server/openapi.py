@@ -87,14 +87,28 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+SECURITY: dict[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, where the server asks for one.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
 def complete_openapi(app: FastAPI) -> None:
-    """Add the schemas that the routes refer to by name."""
+    """Add the schemas that the routes refer to by name, and how a key is shown."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generate()
         _, schemas = models_json_schema([(model, "validation") for model in MODELS], ref_template=COMPONENT)
         document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        document["components"]["securitySchemes"] = SECURITY
+        for path, item in document["paths"].items():
+            for operation in item.values() if path.startswith("/v1/") else ():
+                operation["security"] = [{}, *({name: []} for name in SECURITY)]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

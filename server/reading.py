@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,7 +33,7 @@ def read_settings(**given: object) -> Settings:
         SettingsInvalid: a value is wrong, or the keys or the TOML file cannot be used.
     """
     try:
-        settings = Settings.model_validate(chosen(**given) or {})
+        settings = Settings(**(chosen(**given) or {}))
         if settings.keys is not None and not settings.keys.keys:
             raise SettingsInvalid(["api_keys_file: there is no key in it, so nobody could ask anything"])
     except ValidationError as error:
@@ -46,7 +47,7 @@ def read_settings(**given: object) -> Settings:
     return settings
 
 
-def chosen(**options: object) -> dict[str, object] | None:
+def chosen(**options: object) -> dict[str, Any] | None:
     """The options that were given; None if none was."""
     return {name: value for name, value in options.items() if value is not None} or None
 

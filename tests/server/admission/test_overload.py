@@ -41,7 +41,7 @@ class Load:
 
     gate: Admission
     chance: random.Random
-    outcomes: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, Priority]] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
