@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import httpx
@@ -81,7 +81,7 @@ class Soak:
         await asyncio.sleep(REST_SECONDS)
         found.memory_mib, found.files = memory_mib(self._pid), open_files(self._pid)
         self.rounds.append(found)
-        print(json.dumps(asdict(found)), flush=True)
+        print(json.dumps({one.name: getattr(found, one.name) for one in fields(found)}), flush=True)
 
     def broken(self) -> list[str]:
         """The promises that were not kept, a sentence for each. The first round is the level of the others."""
