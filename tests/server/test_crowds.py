@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 import httpx
 from websockets.asyncio.client import connect
@@ -21,7 +22,7 @@ from tests.stand_ins import ScriptedMllm
 
 CLIENTS = 200
 IN_JSON = {"data": base64.b64encode(photo()).decode()}
-Ask = Callable[[httpx.AsyncClient, int, int], Awaitable[str]]
+Ask = Callable[[httpx.AsyncClient, int, int], Coroutine[Any, Any, str]]
 
 
 class WaitingMllm(ScriptedMllm):

@@ -26,8 +26,10 @@ def ring(*entries: str) -> KeyRing:
     return found
 
 
-def connection(client: str = "1.2.3.4", offered: tuple[str, ...] = (), **headers: str) -> HTTPConnection:
-    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+def connection(
+    headers: dict[str, str] | None = None, client: str = "1.2.3.4", offered: tuple[str, ...] = ()
+) -> HTTPConnection:
+    raw = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope: dict[str, Any] = {"type": "http", "headers": raw, "client": (client, 5), "subprotocols": offered}
     return HTTPConnection(scope)
 
@@ -96,10 +98,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"authorization": f"Bearer {ANN}"}, {"authorization": f"bearer  {ANN}"}, {"x_api_key": ANN}],
+    [{"authorization": f"Bearer {ANN}"}, {"authorization": f"bearer  {ANN}"}, {"x-api-key": ANN}],
 )
 def test_both_headers_carry_a_key(headers: dict[str, str]) -> None:
-    caller = callers(ANNS, BOBS).identify(connection(**headers))
+    caller = callers(ANNS, BOBS).identify(connection(headers))
     assert (caller.name, caller.identity, caller.priority) == ("ann", "key:ann", "interactive")
 
 
@@ -115,22 +117,22 @@ def test_a_browser_offers_its_key_as_a_subprotocol() -> None:
         ({"authorization": f"Basic {ANN}"}, KEY_MISSING),
         ({"authorization": "Bearer "}, KEY_MISSING),
         ({"authorization": "Bearer nobody"}, KEY_UNKNOWN),
-        ({"authorization": f"Bearer {ANN}", "x_api_key": BOB}, KEY_UNKNOWN),
+        ({"authorization": f"Bearer {ANN}", "x-api-key": BOB}, KEY_UNKNOWN),
     ],
 )
 def test_who_shows_none_or_a_wrong_one_is_refused(headers: dict[str, str], kind: object) -> None:
     with pytest.raises(RequestRejected) as caught:
-        callers(ANNS, BOBS).identify(connection(**headers))
+        callers(ANNS, BOBS).identify(connection(headers))
     assert caught.value.kind is kind
 
 
 def test_the_header_sets_the_priority_and_the_key_its_default() -> None:
     known = callers(ANNS, BOBS)
-    asked = {"x_r2sm_priority": "interactive"}
-    assert known.identify(connection(x_api_key=BOB)).priority == "batch"
-    assert known.identify(connection(x_api_key=BOB, **asked)).priority == "interactive"
+    shown, asked = {"x-api-key": BOB}, {"x-r2sm-priority": "interactive"}
+    assert known.identify(connection(shown)).priority == "batch"
+    assert known.identify(connection({**shown, **asked})).priority == "interactive"
     with pytest.raises(RequestRejected, match="must be interactive or batch"):
-        known.identify(connection(x_api_key=BOB, x_r2sm_priority="now"))
+        known.identify(connection({**shown, "x-r2sm-priority": "now"}))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ def test_the_header_sets_the_priority_and_the_key_its_default() -> None:
     ],
 )
 def test_without_keys_callers_are_known_by_their_addresses_only(client: str, identity: str) -> None:
-    caller = callers().identify(connection(client, authorization="Bearer whatever"))
+    caller = callers().identify(connection({"authorization": "Bearer whatever"}, client))
     assert (caller.name, caller.identity) == ("anonymous", identity)
 
 
