@@ -26,12 +26,12 @@ PATIENCE = 300.0
 
 
 def processes_on(url: str) -> Iterator[int]:
-    """The vLLM processes that were started for the port of `url`."""
-    port = str(httpx.URL(url).port)
+    """The vLLM processes that were started for the port of `url`, without the leash that watches them."""
+    option = f"\0--port\0{httpx.URL(url).port}\0"
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if "vllm.entrypoints.openai.api_server" in words and port in words:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if "leash.py" not in command and option in command:
                 yield int(folder.name)
 
 
