@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo bench-cache bench-drafts screenshot constraints
+.PHONY: help .venv demo test lint unit train-demo soak bench-cache bench-drafts screenshot settings-table constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -28,6 +28,12 @@ lint: .venv ## Check style, types and import contracts
 
 bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")
 	@$(BIN)/python -m loadtests.drafts $(ARGS)
+
+soak: .venv ## Overload a gateway for 10 minutes and report what became of it (ARGS="--minutes 1")
+	@$(BIN)/python -m loadtests.soak $(ARGS)
+
+settings-table: .venv ## Make the README's table of settings from the code
+	@$(BIN)/r2sm config --write README.md
 
 train-demo: .venv ## Train the demo bundle's models (ARGS="--out runs/demo --stage towers --minutes 15")
 	@$(BIN)/python -m engines.demo.train $(ARGS)

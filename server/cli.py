@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.config import config
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
+from server.commands.keys import app as keys
 from server.commands.queries import queries
 from server.commands.segment import segment
 from server.commands.serve import serve
@@ -17,9 +19,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, demo):
+for command in (serve, segment, evaluate, queries, demo, config):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

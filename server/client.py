@@ -73,18 +73,28 @@ class SegmentClient:
     """Talks to one server. Every method raises `SegmentFailed`, or `ServerAway` if nobody answers.
 
     Images are the bytes of a file, `uploaded` or `at_url`. Refusals that are worth it are tried again as `retries`
-    says.
+    says. `key` is an API key, where the server asks for one.
     """
 
     def __init__(
-        self, url: str, transport: httpx.AsyncBaseTransport | None = None, retries: Retries | None = None
+        self,
+        url: str,
+        transport: httpx.AsyncBaseTransport | None = None,
+        retries: Retries | None = None,
+        key: str | None = None,
     ) -> None:
         self.url = url
         self._retries = retries or Retries()
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None)
         try:
-            self._http = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits, transport=transport)
+            self._http = httpx.AsyncClient(
+                base_url=url,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=timeout,
+                limits=limits,
+                transport=transport,
+            )
         except httpx.InvalidURL as error:
             raise ServerAway(f"{url} is not a URL: {error}") from error
 

@@ -45,6 +45,11 @@ class Kind:
     detail: str = ""
 
 
+KEY_MISSING = Kind("api-key-missing", 401, "An API key is needed")
+KEY_UNKNOWN = Kind("api-key-unknown", 401, "The API key is not known")
+RATE_LIMITED = Kind("rate-limited", 429, "Too many requests")
+DRAINING = Kind("draining", 503, "The server is stopping")
+HEADERS_TOO_LARGE = Kind("headers-too-large", 431, "The request's header is too large")
 MALFORMED = Kind("malformed", 400, "The request cannot be read")
 UPLOAD_TIMEOUT = Kind("upload-timeout", 408, "The request did not arrive in time")
 TOO_LARGE = Kind("request-too-large", 413, "The request is too large")
@@ -80,12 +85,18 @@ IMAGE_STATUS = {"too_many_bytes": 413}
 
 
 class RequestRejected(Exception):
-    """The request is refused before an engine sees it; `faults` names the fields."""
+    """The request is refused before an engine sees it; `faults` names the fields.
 
-    def __init__(self, kind: Kind, detail: str, faults: Sequence[FieldFault] = ()) -> None:
+    `retry_after` is in seconds; 0 where trying again is of no use.
+    """
+
+    def __init__(
+        self, kind: Kind, detail: str, faults: Sequence[FieldFault] = (), retry_after: float = 0
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.faults = list(faults)
+        self.retry_after = retry_after
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -135,7 +146,9 @@ def as_response(document: Problem, retry_after: float = 0) -> Response:
     """A problem document as a response; `retry_after` is in seconds, rounded up."""
     note_outcome(document.type.removeprefix(URN))
     headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after else {}
-    if document.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if document.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="r2sm"'
+    if document.status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
         headers["Connection"] = "close"  # the rest of the body will not be read
     return Response(document.model_dump_json(), document.status, headers, PROBLEM_JSON)
 

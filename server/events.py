@@ -185,7 +185,7 @@ class Narrator:
         return ErrorEvent(
             **self._stamp(),
             problem=document,
-            retry_after=getattr(error, "retry_after", None),
+            retry_after=getattr(error, "retry_after", 0) or None,
         )
 
     def pong(self) -> PongEvent:

@@ -8,6 +8,7 @@ from pydantic import Field, RootModel, StringConstraints, ValidationError
 from pydantic_core import from_json
 
 from server.errors import RequestRejected
+from server.nesting import check_nesting
 from server.schemas import ImageSource, RequestModel, SegmentOptions
 from server.uploads import not_valid
 
@@ -52,6 +53,10 @@ class MessageRejected(RequestRejected):
 
 def parse_message(text: str) -> Message:
     """A text frame's message. Raises `MessageRejected`."""
+    try:
+        check_nesting(text.encode())
+    except RequestRejected as refusal:
+        raise MessageRejected(refusal, None) from refusal
     try:
         return ClientMessage.model_validate_json(text).root
     except ValidationError as error:

@@ -144,8 +144,18 @@ def _problem(status: int, kinds: list[Kind]) -> dict[str, Any]:
     return {
         "description": HTTPStatus(status).phrase,
         "content": {PROBLEM_JSON: {"schema": _ref(Problem.__name__), "examples": problem_examples(kinds)}},
-        **({"headers": headers} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}),
+        **({"headers": headers} if status in (429, 503) else {}),
     }
+
+
+SECURITY: dict[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, where the server asks for one.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 
 
 def complete_openapi(app: FastAPI) -> None:
@@ -169,12 +179,15 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete_operation(path, method, operation)
+    document["components"]["securitySchemes"] = SECURITY
     document["x-websockets"] = SOCKETS
     return document
 
 
 def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
     """Its answers' examples; without the error that FastAPI announces for parameters, which is never sent."""
+    if path.startswith("/v1/"):
+        operation["security"] = [{}, *({name: []} for name in SECURITY)]
     answers = operation["responses"]
     for status, answer in list(answers.items()):
         if "HTTPValidationError" in str(answer):

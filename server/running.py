@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvicorn
+from fastapi import FastAPI
 
 from engines.errors import MllmUnavailable
 from engines.mllm.launcher import ServerStatus, VllmServers
+from server.admission import KeysInvalid
 from server.app import create_app
 from server.client import SegmentClient
 from server.opening import open_engines
-from server.services import Engines, open_services
+from server.reading import SettingsInvalid
+from server.services import Engines, Services, open_services
 from server.settings import Settings
 from server.sockets import largest_frame
 from server.telemetry.spans import open_spans, tracing_wanted
 from server.telemetry.telemetry import Telemetry
+from server.wire import bounded_protocol
 
 BACKLOG = 2048
 POLL_SECONDS = 0.25
+FLUSH_SECONDS = 2
+"""How long clients may take the last bytes of their answers when everything has been answered."""
 
+logger = logging.getLogger(__name__)
 Progress = Callable[[tuple[ServerStatus, ...]], None]
 
 
@@ -43,8 +51,11 @@ class RunningGateway:
     url: str
     engines: Engines
     servers: VllmServers | None
+    _app: FastAPI
     _server: _Server
     _serving: asyncio.Task[None]
+    _shutdown_seconds: float
+    _draining: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def wait_ready(self, timeout: float, progress: Progress | None = None) -> None:
         """Wait until a request could be served; `progress` hears how far the vLLM servers are.
@@ -66,9 +77,43 @@ class RunningGateway:
         await asyncio.wait((self._serving,))
 
     def stop(self) -> None:
-        """Finish the requests under way, for a while, and stop; called again, stop at once."""
-        self._server.force_exit = self._server.should_exit
-        self._server.should_exit = True
+        """Take nothing new, finish what is under way, for a while, and stop; called again, stop at once."""
+        if self._draining:
+            self._draining[0].cancel()
+            self._server.force_exit = True
+        else:
+            self._draining.append(asyncio.create_task(self._drain()))
+
+    async def stopped(self) -> None:
+        """Stop, unless that has been asked for already, and wait until it has come about."""
+        if not self._draining:
+            self.stop()
+        await asyncio.gather(self._serving, *self._draining, return_exceptions=True)
+
+    def reload(self, read: Callable[[], Settings]) -> None:
+        """Take on what of new settings needs no restart. Settings that are wrong are logged, and not taken on."""
+        services = self._services()
+        if services is None:
+            return
+        try:
+            services.reload(read())
+        except (KeysInvalid, SettingsInvalid) as error:
+            logger.error("the settings stay as they were: %s", error)
+        else:
+            logger.info("keys and limits have been read anew")
+
+    def _services(self) -> Services | None:
+        """None before the application has started."""
+        services: Services | None = getattr(self._app.state, "services", None)
+        return services
+
+    async def _drain(self) -> None:
+        try:
+            services = self._services()
+            if services is not None and not await services.drain(self._shutdown_seconds):
+                logger.warning("not all requests were done within %g s", self._shutdown_seconds)
+        finally:
+            self._server.should_exit = True
 
 
 @asynccontextmanager
@@ -82,25 +127,39 @@ async def run_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
     with _listen(settings.host, settings.port) as listening:
         async with open_telemetry(settings) as telemetry, open_engines(settings, telemetry) as opened:
             app = create_app(lambda: open_services(opened.engines, settings, telemetry, opened.launched))
-            config = uvicorn.Config(
-                app,
-                lifespan="on",
-                backlog=BACKLOG,
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=settings.shutdown_seconds,
-                ws_max_size=largest_frame(settings.upload_limits.image),
-                ws_ping_interval=settings.heartbeat_seconds,
-                ws_ping_timeout=settings.stall_seconds,
-            )
-            server = _Server(config)
+            server = _Server(wire_config(app, settings))
             serving = asyncio.create_task(server.serve([listening]))
-            gateway = RunningGateway(_url(listening), opened.engines, opened.servers, server, serving)
+            gateway = RunningGateway(
+                _url(listening),
+                opened.engines,
+                opened.servers,
+                app,
+                server,
+                serving,
+                settings.shutdown_seconds,
+            )
             try:
                 yield gateway
             finally:
-                server.should_exit = True
-                await asyncio.gather(serving, return_exceptions=True)
+                await gateway.stopped()
+
+
+def wire_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn serves the application: every bound of a connection that is not the application's own."""
+    limits = settings.wire_limits
+    return uvicorn.Config(
+        app,
+        lifespan="on",
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        http=bounded_protocol(limits),
+        h11_max_incomplete_event_size=limits.header_bytes,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+        ws_max_size=largest_frame(settings.upload_limits.image),
+        ws_ping_interval=settings.heartbeat_seconds,
+        ws_ping_timeout=settings.stall_seconds,
+    )
 
 
 @asynccontextmanager

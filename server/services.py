@@ -12,7 +12,7 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends
 from PIL import Image
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from engines.assembly import open_pipeline
 from engines.bundles import Bundle
@@ -25,7 +25,7 @@ from engines.mllm.results import RoleHealth
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
-from server.admission import Admission
+from server.admission import Admission, Caller, Callers, RateLimits
 from server.cache.opening import open_redis
 from server.image_store import ImageStore
 from server.images import ImageLoader
@@ -39,6 +39,8 @@ from server.telemetry.telemetry import Telemetry
 from server.uploads import UploadLimits
 
 WARM_UP_SECONDS = 60.0
+LAST_EVENTS_SECONDS = 5.0
+"""How long a stopping server waits for WebSockets' clients to take their last events."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Services:
     model: ModelInfo
     pipeline: Pipeline
     sources: ImageSources
+    callers: Callers
     admission: Admission
     sockets: Admission
     readiness: Readiness
@@ -109,6 +112,35 @@ class Services:
         """The deadline of a request that has just been read."""
         return Deadline.after((options.timeout_ms or self.default_timeout_ms) / 1000)
 
+    @asynccontextmanager
+    async def place(self, caller: Caller) -> AsyncIterator[None]:
+        """A place for one request of the caller's, whose rate is charged, before its body is read.
+
+        Its deadline is in the body: until that has been read, the server's own stands for it.
+
+        Raises:
+            RequestRejected: it is one too many, or the server is stopping.
+            Overloaded: there is no place, or the answer could not come in time.
+        """
+        await self.callers.charge(caller)
+        async with self.admission.place(caller.priority, self.default_timeout_ms / 1000):
+            yield
+
+    async def drain(self, seconds: float) -> bool:
+        """Take nothing new, wait until all that runs has ended, after `seconds` end it, and close the WebSockets.
+
+        Tells whether everything could finish.
+        """
+        self.sockets.close()
+        finished = await self.admission.drain(seconds)
+        await self.sockets.drain(LAST_EVENTS_SECONDS)
+        return finished
+
+    def reload(self, settings: Settings) -> None:
+        """Take on what of new settings needs no restart: keys, rate limits, bounds. Raises `KeysInvalid`."""
+        self.callers.update(settings.keys, settings.limits)
+        self.admission.resize(settings.max_in_flight, settings.max_queued)
+
 
 async def _current(connection: HTTPConnection) -> Services:
     services: Services = connection.app.state.services
@@ -118,13 +150,20 @@ async def _current(connection: HTTPConnection) -> Services:
 CurrentServices = Annotated[Services, Depends(_current)]
 
 
-async def _place(services: CurrentServices) -> AsyncIterator[None]:
+async def _identify(request: Request, services: CurrentServices) -> Caller:
+    return services.callers.identify(request)
+
+
+CurrentCaller = Annotated[Caller, Depends(_identify)]
+
+
+async def _place(caller: CurrentCaller, services: CurrentServices) -> AsyncIterator[None]:
     """A place among the requests, from before the body is read until the answer has been sent."""
-    async with services.admission.place():
+    async with services.place(caller):
         yield
 
 
-IN_PLACE = Depends(_place)
+KEYED, IN_PLACE = Depends(_identify), Depends(_place)
 
 
 @asynccontextmanager
@@ -163,10 +202,12 @@ async def open_services(
                 settings.stored_images_mib * MIB, settings.stored_image_seconds, redis, telemetry.caches
             )
             remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
+            rates = RateLimits(settings.redis_url)
             services = Services(
                 model=engines.info(),
                 pipeline=pipeline,
                 sources=ImageSources(loader, store, remote, limits, pipeline),
+                callers=Callers(settings.keys, settings.limits, rates),
                 admission=Admission(settings.max_in_flight, settings.max_queued),
                 sockets=Admission(settings.max_sockets, 0),
                 readiness=Readiness(
@@ -188,7 +229,9 @@ async def open_services(
                 yield services
             finally:
                 warming.cancel()
-                await asyncio.gather(warming, services.sources.aclose(), return_exceptions=True)
+                await asyncio.gather(
+                    warming, services.sources.aclose(), rates.aclose(), return_exceptions=True
+                )
 
 
 async def _try_request(pipeline: Pipeline, engines: Engines) -> None:

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-import httpx
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    RedisDsn,
-    Secret,
-    model_validator,
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
 )
-from pydantic_core import from_json
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import engines
 from engines.assembly import PipelineLimits
 from engines.batching import BatchLimits
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import RuntimeName
+from server.admission.keys import KeyRing, read_keys
+from server.admission.limits import Limits, parse_limits
 from server.cache.redis_level import RedisLimits
 from server.images import MEGA, ImageLimits
+from server.setting_types import RateLimit, RedisUrl, Urls, is_loopback
 from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
+from server.wire import WireLimits
 
 MIB = 1024 * 1024
 DEMO_BUNDLE = Path(engines.__file__).parent / "demo" / "bundle"
-
-
-def _several(given: object) -> object:
-    """A JSON list, or values between commas."""
-    if not isinstance(given, str):
-        return given
-    if given.lstrip().startswith("["):
-        return from_json(given)
-    return [url.strip() for url in given.split(",") if url.strip()]
-
-
-def _http_url(url: str) -> str:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url!r} is not an http:// or https:// URL")
-    return url.rstrip("/")
-
-
-Urls = Annotated[tuple[Annotated[str, AfterValidator(_http_url)], ...], NoDecode, BeforeValidator(_several)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +49,25 @@ class StreamLimits:
 class Settings(BaseSettings):
     """What a gateway needs to know.
 
-    Each field is also an environment variable with the prefix ``R2SM_``; those of `vllm` are
-    ``R2SM_VLLM__TENSOR_PARALLEL_SIZE`` and so on. Without URLs the gateway starts both vLLM servers itself.
+    A value comes from the command line, else from the environment (``R2SM_PORT``, ``R2SM_VLLM__DTYPE``), else from
+    the TOML file, else it is the default. Without URLs the gateway starts both vLLM servers itself.
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="R2SM_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="R2SM_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
     )
 
-    bundle: Path = DEMO_BUNDLE
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
-    shutdown_seconds: PositiveInt = 10
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    config: Path | None = Field(None, description="a TOML file with settings")
+    bundle: Path = Field(DEMO_BUNDLE, description="the bundle to serve; the demo's by default")
+    host: str = Field("127.0.0.1", description="the address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="the port to listen on; 0: any that is free")
+    shutdown_seconds: PositiveInt = Field(
+        10, description="how long requests under way may go on after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: LogFormat = Field("auto", description="`json` or `text`; `auto` is text on a terminal only")
     log_prompts: bool = Field(False, description="whether prompts are logged")
-    log_dir: Path | None = None
+    log_dir: Path | None = Field(None, description="a folder into which vLLM's logs are written too")
 
     metrics: Literal["open", "local"] = Field(
         "open", description="who may read `/metrics`: all, or this machine"
@@ -97,45 +76,93 @@ class Settings(BaseSettings):
         None, description="whether requests are traced; unset, whether `OTEL_EXPORTER_OTLP_ENDPOINT` is set"
     )
 
-    vision: RuntimeName = "auto"
-    vision_threads: PositiveInt | None = None
-    cache_dir: Path | None = None
+    api_keys_file: Path | None = Field(
+        None, description="a file of API keys, one `name:sha256[:limits[:priority]]` a line"
+    )
+    api_keys: SecretStr | None = Field(None, description="such lines themselves, apart by white space")
+    insecure_no_keys: bool = Field(False, description="listen beyond this machine without API keys")
+    rate_limit: RateLimit = Field(
+        "", description="how often one caller may ask: `60/minute`, `10/second;1000/hour`"
+    )
+
+    redis_url: RedisUrl | None = Field(
+        None, repr=False, exclude=True, description="the Redis that all replicas share"
+    )
+    redis_prefix: str = Field("r2sm:", description="what its keys begin with")
+    redis_budget_ms: PositiveFloat = Field(50.0, description="how long one operation on it may take")
+    redis_max_value_mib: PositiveFloat = Field(8.0, description="the largest value kept in it")
+    embedding_ttl_seconds: PositiveFloat = Field(3600.0, description="how long it keeps an image's embedding")
+    embedding_lease_seconds: PositiveFloat = Field(
+        3.0, description="how long the others wait for the replica that encodes an image"
+    )
+
+    vision: RuntimeName = Field(
+        "auto", description="the vision runtime; `auto` is OpenVINO where it is installed"
+    )
+    vision_threads: PositiveInt | None = Field(None, description="CPU threads of the vision runtime")
+    cache_dir: Path | None = Field(None, description="where exported networks are kept")
 
     reason_url: Urls = Field((), description="vLLM servers that run elsewhere, between commas; both or none")
     concentrate_url: Urls = Field((), description="vLLM pooling servers that run elsewhere, between commas")
     vllm: VllmConfig = VllmConfig()
 
-    max_in_flight: PositiveInt = 16
-    max_queued: NonNegativeInt = 64
-    default_timeout_ms: PositiveInt = 60_000
-    upload_seconds: PositiveFloat = 30.0
-    max_image_mb: PositiveFloat = 20.0
-    max_megapixels: PositiveFloat = 40.0
-    image_threads: PositiveInt = 2
-    image_cache_mib: NonNegativeInt = 128
+    max_in_flight: PositiveInt = Field(16, description="requests worked on at once")
+    max_queued: NonNegativeInt = Field(64, description="requests that may wait; more are refused with 503")
+    default_timeout_ms: PositiveInt = Field(60_000, description="the deadline of requests that name none")
+    upload_seconds: PositiveFloat = Field(30.0, description="how long a request's body may take to arrive")
+    upload_bytes_per_second: PositiveFloat = Field(
+        1000.0, description="how slow it may come after its first 5 s"
+    )
+    max_image_mb: PositiveFloat = Field(20.0, description="the largest image file")
+    max_megapixels: PositiveFloat = Field(40.0, description="the largest image")
+    image_threads: PositiveInt = Field(2, description="threads that decode images")
+    image_cache_mib: NonNegativeInt = Field(128, description="memory for decoded images")
 
-    stored_images_mib: NonNegativeInt = 512
-    stored_image_seconds: PositiveFloat = 3600.0
-    image_url_hosts: frozenset[str] = frozenset()
-    image_url_seconds: PositiveFloat = 10.0
+    max_connections: PositiveInt = Field(4096, description="open connections; more are closed at once")
+    max_header_kib: PositiveInt = Field(32, description="the largest header of a request")
+    header_seconds: PositiveFloat = Field(10.0, description="how long a header may take to arrive")
 
-    heartbeat_seconds: PositiveFloat = 15.0
-    stall_seconds: PositiveFloat = 20.0
-    stream_buffer_kib: PositiveInt = 1024
-    max_sockets: PositiveInt = 256
+    stored_images_mib: NonNegativeInt = Field(512, description="memory for uploaded images")
+    stored_image_seconds: PositiveFloat = Field(3600.0, description="how long an uploaded image is kept")
+    image_url_hosts: frozenset[str] = Field(
+        frozenset(), description="hosts that images may be fetched from, a JSON list"
+    )
+    image_url_seconds: PositiveFloat = Field(10.0, description="how long a fetch may take")
 
-    embedding_cache_mib: NonNegativeInt = 512
-    redis_url: Secret[RedisDsn] | None = None
-    redis_prefix: str = "r2sm:"
-    redis_budget_ms: PositiveFloat = 50.0
-    redis_max_value_mib: PositiveFloat = 8.0
-    embedding_ttl_seconds: PositiveFloat = 3600.0
-    embedding_lease_seconds: PositiveFloat = 3.0
-    encode_batch: PositiveInt = 1
-    decode_batch: PositiveInt = 16
-    batch_wait_ms: float = Field(2.0, ge=0)
-    finish_threads: PositiveInt = 2
-    drafts_up_to: NonNegativeInt = 1
+    heartbeat_seconds: PositiveFloat = Field(
+        15.0, description="a silent stream shows a sign of life so often"
+    )
+    stall_seconds: PositiveFloat = Field(
+        20.0, description="a client that takes nothing for so long is cut off"
+    )
+    stream_buffer_kib: PositiveInt = Field(1024, description="events that wait for a slow client")
+    max_sockets: PositiveInt = Field(256, description="open WebSockets")
+
+    embedding_cache_mib: NonNegativeInt = Field(512, description="memory for image embeddings")
+    encode_batch: PositiveInt = Field(1, description="images encoded together")
+    decode_batch: PositiveInt = Field(16, description="masks decoded together")
+    batch_wait_ms: float = Field(2.0, ge=0, description="how long one may wait for others to join its batch")
+    finish_threads: PositiveInt = Field(2, description="threads that finish masks")
+    drafts_up_to: NonNegativeInt = Field(
+        1, description="requests under way up to which masks are drafted; 0: never"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, TOML file; raises OSError and `TOMLDecodeError` for a file that is none."""
+        file = init_settings().get("config") or os.environ.get("R2SM_CONFIG")
+        if not file:
+            return init_settings, env_settings
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"config: there is no file {file}")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
 
     @model_validator(mode="after")
     def _both_urls_or_none(self) -> Self:
@@ -143,11 +170,45 @@ class Settings(BaseSettings):
             raise ValueError("reason_url and concentrate_url go together: set both or none")
         return self
 
+    @model_validator(mode="after")
+    def _open_to_nobody_unknown(self) -> Self:
+        if not (self.insecure_no_keys or self.keyed or is_loopback(self.host)):
+            raise ValueError(
+                f"host: {self.host} can be reached from elsewhere: set api_keys_file or api_keys"
+                " (`r2sm keys new NAME` makes one), or insecure_no_keys if all who can reach it may use it"
+            )
+        return self
+
+    @property
+    def keyed(self) -> bool:
+        """Whether callers need an API key."""
+        return self.api_keys_file is not None or self.api_keys is not None
+
+    @property
+    def keys(self) -> KeyRing | None:
+        """The API keys as they are now; None: none is asked for. Reads the file. Raises `KeysInvalid`."""
+        entries = self.api_keys.get_secret_value() if self.api_keys is not None else None
+        return read_keys(self.api_keys_file, entries)
+
+    @property
+    def limits(self) -> Limits:
+        """How often a caller may ask whose key does not say."""
+        return parse_limits(self.rate_limit) if self.rate_limit else ()
+
+    @property
+    def wire_limits(self) -> WireLimits:
+        """Bounds of connections."""
+        return WireLimits(
+            header_bytes=self.max_header_kib * 1024,
+            header_seconds=self.header_seconds,
+            connections=self.max_connections,
+        )
+
     @property
     def upload_limits(self) -> UploadLimits:
         """Bounds of what a client may send."""
         image = ImageLimits(int(self.max_image_mb * MEGA), int(self.max_megapixels * MEGA))
-        return UploadLimits(image, self.upload_seconds)
+        return UploadLimits(image, self.upload_seconds, self.upload_bytes_per_second)
 
     @property
     def stream_limits(self) -> StreamLimits:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from fastapi import WebSocket, WebSocketDisconnect
 
+from server.admission import Caller
 from server.errors import (
     CANCELLED,
     CONFLICT,
@@ -26,7 +27,12 @@ from server.services import Services
 from server.streaming import Telling
 from server.uploads import OPTIONS_BYTES, SMALL, base64_length
 
-POLICY, TOO_BIG, TRY_AGAIN_LATER = 1008, 1009, 1013  # close codes of RFC 6455 and of its registry
+POLICY, TOO_BIG, RESTART, TRY_AGAIN_LATER = (
+    1008,
+    1009,
+    1012,
+    1013,
+)  # close codes of RFC 6455 and of its registry
 MAX_MALFORMED = 8
 """So many frames that cannot be read are answered; one more closes the connection."""
 CLOSE_SECONDS = 5.0
@@ -60,9 +66,10 @@ class _Asked:
 class Session:
     """What one connection has asked for. `run` returns when it has ended, and all its work with it."""
 
-    def __init__(self, socket: WebSocket, services: Services) -> None:
+    def __init__(self, socket: WebSocket, services: Services, caller: Caller) -> None:
         self._socket = socket
         self._services = services
+        self._caller = caller
         self._limits = services.upload_limits
         self._outbox = Outbox(services.stream_limits.buffer)
         self._requests: dict[str, _Asked] = {}
@@ -83,7 +90,7 @@ class Session:
 
     async def _talk(self) -> None:
         """Read and write side by side until one of them ends; leave no work behind."""
-        sides = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        sides = [asyncio.create_task(side) for side in (self._read(), self._write(), self._drained())]
         try:
             await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
             for side in sides:
@@ -103,8 +110,17 @@ class Session:
         except (TimeoutError, WebSocketDisconnect):
             logger.info("its client did not hear of it")
 
+    async def _drained(self) -> None:
+        """Wait until the server is stopping, then until what was asked for has ended; no more events will come."""
+        await self._services.admission.closed()
+        while self._requests:
+            await asyncio.wait([asked.task for asked in self._requests.values()])
+            await asyncio.sleep(0)  # whoever cancelled one may not have crossed it off yet
+        await self._outbox.close()
+        await asyncio.Event().wait()  # the writer ends the connection when it has sent the last event
+
     async def _write(self) -> None:
-        """Send events as they come. Raises `_Closing` when the client does not take them."""
+        """Send events as they come. Raises `_Closing` when the client does not take them, or none will come."""
         stall = self._services.stream_limits.stall_seconds
         try:
             while (letter := await self._outbox.get()) is not None:
@@ -112,6 +128,7 @@ class Session:
                     await self._socket.send_text(letter.text)
         except TimeoutError as error:
             raise _Closing(POLICY, f"no event was taken for {stall:g} s") from error
+        raise _Closing(RESTART, "the server is stopping")
 
     async def _read(self) -> None:
         """Take frames as they come. Raises `WebSocketDisconnect` or `_Closing`."""
@@ -190,9 +207,12 @@ class Session:
     async def _serve(self, asked: _Asked) -> None:
         """One request from its image to its last event."""
         try:
-            async with self._services.admission.place():
-                image = await self._image(asked)
-                telling = Telling(asked.message, lambda: self._services.sources.load(image), asked.narrator)
+            async with self._services.place(self._caller):
+                async with self._services.admission.bounded():
+                    image = await self._image(asked)
+                telling = Telling(
+                    asked.message, lambda: self._services.sources.load(image), self._caller, asked.narrator
+                )
                 await telling.tell(self._services, self._outbox.put)
         except Exception as error:
             await self._outbox.put(asked.narrator.fail(error, "socket"))

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from engines.deadline import Deadline
 from engines.pipeline import LoadImage
+from server.admission import Caller
 from server.errors import as_response
 from server.events import ErrorEvent, Narrator, WireEvent
 from server.outbox import Letter, Outbox
@@ -28,10 +29,11 @@ Put = Callable[[WireEvent], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """One request to be told: what is asked, how its image is got, and who tells it."""
+    """One request to be told: what is asked, how its image is got, who asks, and who tells it."""
 
     options: SegmentOptions
     load: LoadImage
+    caller: Caller
     narrator: Narrator
 
     async def tell(self, services: Services, put: Put) -> None:
@@ -43,7 +45,7 @@ class Telling:
 
     async def _tell_all(self, services: Services, put: Put) -> None:
         deadline = services.deadline(self.options)
-        async with services.admission.turn(deadline):
+        async with services.admission.turn(deadline, self.caller.priority):
             await self._forward(services, deadline, put)
 
     async def _forward(self, services: Services, deadline: Deadline, put: Put) -> None:

@@ -21,9 +21,13 @@ class SyncSegmentClient:
     """`SegmentClient`, call by call, for use in a ``with`` block. It raises what that one raises."""
 
     def __init__(
-        self, url: str, transport: httpx.AsyncBaseTransport | None = None, retries: Retries | None = None
+        self,
+        url: str,
+        transport: httpx.AsyncBaseTransport | None = None,
+        retries: Retries | None = None,
+        key: str | None = None,
     ) -> None:
-        self._client = SegmentClient(url, transport, retries)
+        self._client = SegmentClient(url, transport, retries, key)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:

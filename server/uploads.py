@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from server.errors import INVALID, MALFORMED, MEDIA_TYPE, TOO_LARGE, UPLOAD_TIMEOUT, RequestRejected
 from server.images import MEGA, ImageLimits, too_many_bytes
+from server.nesting import check_nesting
 from server.schemas import BatchBody, FieldFault, ImageSource, SegmentBody, SegmentOptions
 
 OPTIONS_BYTES = 65_536
@@ -26,15 +27,20 @@ SMALL = 65_536
 """A body up to this size is parsed on the event loop; a larger one in a thread."""
 DISCARD_FACTOR, DISCARD_SECONDS = 5, 5.0
 """How much of a body that is too large is read to be thrown away: times its limit, and for how long."""
+GRACE_SECONDS = 5.0
 Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
-    """`image` limits, and the `seconds` in which a request must have arrived."""
+    """`image` limits, the `seconds` in which a request must have arrived, and how slow it may be meanwhile.
+
+    `bytes_per_second` is the slowest it may be on the whole, after its first `GRACE_SECONDS`.
+    """
 
     image: ImageLimits
     seconds: float = 30.0
+    bytes_per_second: float = 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,9 @@ async def read_upload(request: Request, limits: UploadLimits) -> Upload:
     media_type = _media_type(request)
     async with _in_time(limits):
         if media_type == "application/json":
-            return await _read_json(request, limits.image, parse_json)
+            return await _read_json(request, limits, parse_json)
         if media_type == "multipart/form-data":
-            async with _form(request, limits.image) as form:
+            async with _form(request, limits) as form:
                 return await _from_form(form, limits.image)
     raise RequestRejected(MEDIA_TYPE, "send application/json or multipart/form-data")
 
@@ -68,7 +74,7 @@ async def read_batch(request: Request, limits: UploadLimits) -> BatchBody:
     if _media_type(request) != "application/json":
         raise RequestRejected(MEDIA_TYPE, "send application/json")
     async with _in_time(limits):
-        return await _read_json(request, limits.image, _parse_batch)
+        return await _read_json(request, limits, _parse_batch)
 
 
 async def read_image(request: Request, limits: UploadLimits) -> bytes:
@@ -76,11 +82,12 @@ async def read_image(request: Request, limits: UploadLimits) -> bytes:
     media_type = _media_type(request)
     async with _in_time(limits):
         if media_type == "multipart/form-data":
-            async with _form(request, limits.image) as form:
+            async with _form(request, limits) as form:
                 _check_parts(form, {"image"})
                 return await _image_in(form, limits.image)
         if media_type.startswith("image/") or media_type == "application/octet-stream":
-            return b"".join([chunk async for chunk in bounded(request, limits.image.max_bytes)])
+            chunks = bounded(request, limits.image.max_bytes, limits)
+            return b"".join([chunk async for chunk in chunks])
     raise RequestRejected(
         MEDIA_TYPE, "send the file as image/*, application/octet-stream or multipart/form-data"
     )
@@ -100,8 +107,8 @@ async def _in_time(limits: UploadLimits) -> AsyncIterator[None]:
         raise RequestRejected(UPLOAD_TIMEOUT, message) from error
 
 
-async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body's chunks, up to `limit` bytes. Raises `RequestRejected` if there are more.
+async def bounded(request: Request, limit: int, limits: UploadLimits) -> AsyncGenerator[bytes, None]:
+    """The body's chunks, up to `limit` bytes. Raises `RequestRejected` if there are more, or they trickle.
 
     What is not far beyond the limit is then read and thrown away: most clients send everything before they
     look for an answer, and a connection that is closed meanwhile shows them a reset instead of the problem.
@@ -111,12 +118,29 @@ async def bounded(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
     if length > DISCARD_FACTOR * limit:
         raise _too_large(limit)
     received = 0
-    stream = request.stream()
+    stream = _paced(request.stream(), limits)
     async for chunk in stream:
         received += len(chunk)
         if max(received, length) > limit:
             await _discard(stream, DISCARD_FACTOR * limit - received)
             raise _too_large(limit)
+        yield chunk
+
+
+async def _paced(stream: AsyncIterator[bytes], limits: UploadLimits) -> AsyncGenerator[bytes, None]:
+    """The same chunks. Raises `RequestRejected` when fewer bytes have come than must have by now."""
+    began, received = asyncio.get_running_loop().time(), 0
+    while True:
+        due = began + GRACE_SECONDS + received / limits.bytes_per_second
+        try:
+            async with asyncio.timeout_at(due):
+                chunk = await anext(stream, None)
+        except TimeoutError as error:
+            message = f"the request's body came slower than {limits.bytes_per_second:g} bytes a second"
+            raise RequestRejected(UPLOAD_TIMEOUT, message) from error
+        if chunk is None:
+            return
+        received += len(chunk)
         yield chunk
 
 
@@ -130,19 +154,20 @@ async def _discard(stream: AsyncIterator[bytes], limit: int) -> None:
 
 
 async def _read_json(
-    request: Request, limits: ImageLimits, parse: Callable[[bytes, ImageLimits], Parsed]
+    request: Request, limits: UploadLimits, parse: Callable[[bytes, ImageLimits], Parsed]
 ) -> Parsed:
-    limit = base64_length(limits.max_bytes) + OPTIONS_BYTES
+    limit = base64_length(limits.image.max_bytes) + OPTIONS_BYTES
     body = bytearray()
-    async for chunk in bounded(request, limit):
+    async for chunk in bounded(request, limit, limits):
         body += chunk
     if len(body) <= SMALL:
-        return parse(bytes(body), limits)
-    return await asyncio.to_thread(parse, bytes(body), limits)
+        return parse(bytes(body), limits.image)
+    return await asyncio.to_thread(parse, bytes(body), limits.image)
 
 
 def parse_json(body: bytes, limits: ImageLimits) -> Upload:
     """A JSON request. Raises `RequestRejected` and `ImageRejected`."""
+    check_nesting(body)
     try:
         parsed = SegmentBody.model_validate_json(body)
     except ValidationError as error:
@@ -152,6 +177,7 @@ def parse_json(body: bytes, limits: ImageLimits) -> Upload:
 
 
 def _parse_batch(body: bytes, limits: ImageLimits) -> BatchBody:
+    check_nesting(body)
     try:
         return BatchBody.model_validate_json(body)
     except ValidationError as error:
@@ -180,8 +206,8 @@ class _InMemoryParser(MultiPartParser):
 
 
 @asynccontextmanager
-async def _form(request: Request, limits: ImageLimits) -> AsyncIterator[FormData]:
-    stream = bounded(request, limits.max_bytes + OPTIONS_BYTES)
+async def _form(request: Request, limits: UploadLimits) -> AsyncIterator[FormData]:
+    stream = bounded(request, limits.image.max_bytes + OPTIONS_BYTES, limits)
     parser = _InMemoryParser(request.headers, stream, max_files=2, max_fields=2, max_part_size=OPTIONS_BYTES)
     try:
         form = await parser.parse()
@@ -197,7 +223,10 @@ async def _from_form(form: FormData, limits: ImageLimits) -> Upload:
     _check_parts(form, {"image", "request"})
     data = await _image_in(form, limits)
     options = form["request"]
-    text = await options.read() if isinstance(options, UploadFile) else options
+    text = (
+        await options.read() if isinstance(options, UploadFile) else options.encode("utf-8", "surrogatepass")
+    )
+    check_nesting(text)
     try:
         return Upload(SegmentOptions.model_validate_json(text), data)
     except ValidationError as error:

@@ -27,26 +27,29 @@ QUIET = {
 
 
 class VllmConfig(BaseModel):
-    """Both servers' settings; what is None is chosen by the device.
-
-    `memory_share` is each server's share of a GPU's memory, or of a NUMA node's; `kv_cache_gib` each one's KV
-    cache. `cpu_threads` is per server and tensor-parallel rank. A port of 0 is any free one. `stream_interval`
-    is how many tokens are sent together. `mm_cache_gib` bounds the preprocessed images each server remembers.
-    """
+    """Both servers' settings; what is None is chosen by the device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tensor_parallel_size: PositiveInt = 1
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
-    memory_share: float | None = Field(default=None, gt=0.0, le=1.0)
-    kv_cache_gib: PositiveFloat | None = None
-    cpu_threads: PositiveInt = 1
-    max_model_len: PositiveInt | None = None
-    max_sequences: PositiveInt = 64
-    stream_interval: PositiveInt = 8
-    mm_cache_gib: PositiveFloat = 0.5
-    reason_port: NonNegativeInt = 0
-    concentrate_port: NonNegativeInt = 0
+    tensor_parallel_size: PositiveInt = Field(
+        1, description="devices, or groups of CPU cores, for each server"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="the weights' type"
+    )
+    memory_share: float | None = Field(
+        None, gt=0.0, le=1.0, description="each server's share of a GPU's memory, or of a NUMA node's"
+    )
+    kv_cache_gib: PositiveFloat | None = Field(None, description="each server's KV cache")
+    cpu_threads: PositiveInt = Field(1, description="CPU threads of each server and tensor-parallel rank")
+    max_model_len: PositiveInt | None = Field(None, description="the longest sequence, in tokens")
+    max_sequences: PositiveInt = Field(64, description="sequences a server works on at once")
+    stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
+    mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
+    reason_port: NonNegativeInt = Field(0, description="the reason server's port; 0: any that is free")
+    concentrate_port: NonNegativeInt = Field(
+        0, description="the concentrate server's port; 0: any that is free"
+    )
 
 
 def installed_device() -> Device:

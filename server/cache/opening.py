@@ -16,8 +16,7 @@ async def open_redis(settings: Settings, observer: CacheObserver) -> AsyncIterat
     if settings.redis_url is None:
         yield None
         return
-    url = str(settings.redis_url.get_secret_value())
-    level = RedisLevel(url, settings.redis_prefix, settings.redis_limits, observer)
+    level = RedisLevel(settings.redis_url, settings.redis_prefix, settings.redis_limits, observer)
     try:
         yield level
     finally:

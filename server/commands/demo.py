@@ -25,7 +25,7 @@ from engines.errors import EngineError
 from engines.evaluation.samples import SAMPLES, Sample
 from engines.mllm.launcher import ServerStatus
 from server.client import SegmentClient, SegmentFailed
-from server.commands.serve import START_SECONDS, read_settings
+from server.commands.serve import START_SECONDS, settings_or_exit
 from server.overlay import draw_overlay
 from server.running import run_gateway
 from server.schemas import SegmentResponse
@@ -44,7 +44,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the pictures and the logs go.")] = Path("out"),
 ) -> None:
     """Serve the demo model, segment sample scenes, write overlays, print a table, and go on serving."""
-    settings = read_settings(port=port, log_dir=out)
+    settings = settings_or_exit(port=port, log_dir=out)
     out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=out / "gateway.log", filemode="w")  # not between the lines of the table
     start_logging(settings.log_level, settings.log_format)

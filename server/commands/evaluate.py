@@ -58,6 +58,7 @@ def evaluate(
     ] = None,
     queries_per_scene: Annotated[int, typer.Option(help="demo: how many queries about each scene.")] = 1,
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(help="The API key.", envvar="R2SM_API_KEY")] = None,
     concurrency: Annotated[int, typer.Option(help="How many requests at once.")] = 2,
     retries: Annotated[int, typer.Option(help="How often a busy server is asked again.")] = 3,
     mask_type: Annotated[
@@ -90,7 +91,8 @@ def evaluate(
         )
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         kept = Results(results, run, strict=strict) if results else None
-        ran = asyncio.run(ask_all(questions, SegmentClient(url), plan, mask_type, kept, heatmaps))
+        client = SegmentClient(url, key=key)
+        ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
     except (SegmentFailed, BackendUnavailable) as error:

@@ -7,6 +7,7 @@ import glob
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from server.schemas import SegmentResponse
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 Options = dict[str, object]
+Connect = Callable[[], SegmentClient]
 Show = Callable[[str], None]
 
 
@@ -34,6 +36,7 @@ def segment(
         str | None, typer.Argument(help="What to segment, in words; not needed with --box or --point.")
     ] = None,
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    key: Annotated[str | None, typer.Option(help="The API key.", envvar="R2SM_API_KEY")] = None,
     mask_type: Annotated[MaskChoice, typer.Option(help="Which mask; auto lets the prompt decide.")] = "auto",
     reasoning: Annotated[ReasoningLength, typer.Option(help="How much the model may reason.")] = "full",
     objects: Annotated[str, typer.Option(help="auto, or how many objects the prompt means.")] = "auto",
@@ -57,10 +60,11 @@ def segment(
     options["objects"] = int(objects) if objects.isdecimal() else objects
     options["include"] = ["reasoning"] if out is None else ["reasoning", "heatmap"]
     files = find_images(image)
+    connect = partial(SegmentClient, url, key=key)
     try:
         if files == [Path(image)]:
-            _segment_one(url, files[0], prompt, options, out, as_json)
-        elif not _segment_many(url, files, prompt, options, out, as_json):
+            _segment_one(connect, files[0], prompt, options, out, as_json)
+        elif not _segment_many(connect, files, prompt, options, out, as_json):
             raise typer.Exit(1)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -106,12 +110,12 @@ def find_images(image: str) -> list[Path]:
 
 
 def _segment_one(
-    url: str, file: Path, prompt: str | None, options: Options, out: Path | None, as_json: bool
+    connect: Connect, file: Path, prompt: str | None, options: Options, out: Path | None, as_json: bool
 ) -> None:
     """One image; on a terminal the reasoning is shown as it comes."""
     live = sys.stdout.isatty() and not as_json
     data = file.read_bytes()
-    response = asyncio.run(_ask(url, data, prompt, options, _show if live else None))
+    response = asyncio.run(_ask(connect, data, prompt, options, _show if live else None))
     if live:
         typer.echo()
     if out is not None:
@@ -120,7 +124,7 @@ def _segment_one(
 
 
 def _segment_many(
-    url: str, files: list[Path], prompt: str | None, options: Options, out: Path | None, as_json: bool
+    connect: Connect, files: list[Path], prompt: str | None, options: Options, out: Path | None, as_json: bool
 ) -> bool:
     """Image after image with a progress bar; tells whether all of them were answered."""
     failed = 0
@@ -130,7 +134,7 @@ def _segment_many(
         for file in progress:
             try:
                 data = file.read_bytes()
-                response = asyncio.run(_ask(url, data, prompt, options, None))
+                response = asyncio.run(_ask(connect, data, prompt, options, None))
             except ServerAway:
                 raise
             except SegmentFailed as error:
@@ -150,9 +154,9 @@ def _show(text: str) -> None:
 
 
 async def _ask(
-    url: str, data: bytes, prompt: str | None, options: Options, show: Show | None
+    connect: Connect, data: bytes, prompt: str | None, options: Options, show: Show | None
 ) -> SegmentResponse:
-    async with SegmentClient(url) as client:
+    async with connect() as client:
         events = []
         async for event in client.stream(data, prompt, **options):
             events.append(event)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 import uvloop
-from pydantic import ValidationError
 
 from engines.errors import EngineError
 from engines.mllm.launcher import ServerStatus
 from engines.vision.runtimes import RuntimeName
+from server.reading import SettingsInvalid, chosen, read_settings, unknown_variables
 from server.running import RunningGateway, run_gateway
 from server.settings import Settings
 from server.telemetry.logs import LogFormat, start_logging
+from server.watching import watch
 
 START_SECONDS = 1800.0
 
@@ -25,9 +27,15 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="The bundle to serve; the demo's by default.")] = None,
     host: Annotated[str | None, typer.Option(help="The address to listen on. [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on. [8000]")] = None,
+    api_keys_file: Annotated[Path | None, typer.Option(help="A file of API keys (`r2sm keys new`).")] = None,
+    insecure_no_keys: Annotated[
+        bool | None, typer.Option("--insecure-no-keys", help="Listen beyond this machine without keys.")
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(help="The Redis that all replicas share.")] = None,
     vision: Annotated[RuntimeName | None, typer.Option(help="The vision runtime. [auto]")] = None,
     vision_threads: Annotated[int | None, typer.Option(help="CPU threads of the vision runtime.")] = None,
     reason_url: Annotated[
@@ -53,9 +61,14 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP until SIGINT or SIGTERM. Starts two vLLM servers unless URLs are given.
 
-    Every option, and more, can also be set as an environment variable (R2SM_PORT, R2SM_VLLM__DTYPE, ...).
+    Every option, and more, can also be set as an environment variable (R2SM_PORT, R2SM_VLLM__DTYPE, ...) or in a
+    TOML file; `r2sm config` shows what is in force.
     """
     given = {
+        "config": config,
+        "api_keys_file": api_keys_file,
+        "insecure_no_keys": insecure_no_keys,
+        "redis_url": redis_url,
         "bundle": bundle,
         "host": host,
         "port": port,
@@ -78,10 +91,10 @@ def serve(
             max_model_len=max_model_len,
         ),
     }
-    settings = read_settings(**given)
+    settings = settings_or_exit(**given)
     start_logging(settings.log_level, settings.log_format)
     try:
-        uvloop.run(serve_until_signalled(settings))
+        uvloop.run(serve_until_signalled(settings, lambda: read_settings(**given)))
     except (EngineError, OSError) as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
@@ -89,22 +102,24 @@ def serve(
         raise typer.Exit(130) from None
 
 
-def chosen(**options: object) -> dict[str, object] | None:
-    """The options that were given; None if none was."""
-    return {name: value for name, value in options.items() if value is not None} or None
-
-
-def read_settings(**given: object) -> Settings:
-    """The environment's settings with the command line's on top. A bad one ends the command and is named."""
+def settings_or_exit(**given: object) -> Settings:
+    """The settings, or the end of the command: a sentence for each that is wrong, and exit code 2."""
     try:
-        return Settings.model_validate(chosen(**given) or {})
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise typer.BadParameter("; ".join(faults)) from error
+        settings = read_settings(**given)
+    except SettingsInvalid as error:
+        for fault in error.faults:
+            typer.echo(f"r2sm: {fault}", err=True)
+        raise typer.Exit(2) from error
+    for sentence in unknown_variables():
+        typer.echo(f"r2sm: warning: {sentence}", err=True)
+    return settings
 
 
-async def serve_until_signalled(settings: Settings) -> None:
-    """Run the gateway until SIGINT or SIGTERM; the second of them does not wait for requests under way."""
+async def serve_until_signalled(settings: Settings, read: Callable[[], Settings]) -> None:
+    """Run the gateway until SIGINT or SIGTERM; the second of them does not wait for requests under way.
+
+    SIGHUP, or a change of the files that the settings name, reads the settings anew.
+    """
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
     assert this is not None
@@ -114,11 +129,17 @@ async def serve_until_signalled(settings: Settings) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.stop)
         logger.info("%s listens at %s", gateway.engines.name, gateway.url)
-        reporting = asyncio.create_task(report_start(gateway))
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload, read)
+        watched = [file for file in (settings.config, settings.api_keys_file) if file is not None]
+        beside = [
+            asyncio.create_task(report_start(gateway)),
+            asyncio.create_task(watch(watched, lambda: gateway.reload(read))),
+        ]
         await gateway.wait_stopped()
-        reporting.cancel()
-        await asyncio.gather(reporting, return_exceptions=True)
-        logger.info("stopping")
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        logger.info("stopped")
 
 
 async def report_start(gateway: RunningGateway) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from server.errors import NOT_READY, as_response, problem
+from server.errors import DRAINING, NOT_READY, as_response, problem
 from server.openapi import problems
 from server.schemas import FieldFault, Live, Ready
 from server.services import CurrentServices
@@ -20,12 +20,14 @@ async def livez() -> Live:
     return Live()
 
 
-@router.get("/readyz", response_model=Ready, responses=problems(NOT_READY))
+@router.get("/readyz", response_model=Ready, responses=problems(NOT_READY, DRAINING))
 async def readyz(services: CurrentServices) -> Ready | Response:
     """The language model, the vision engine and a warm-up request through both are well.
 
     `degraded` is ready too: requests are answered, but something that makes them faster is away.
     """
+    if services.admission.draining:
+        return as_response(problem(DRAINING, "this server is stopping"), RETRY_SECONDS)
     failed = [check for check in await services.readiness.checks() if not check.ready]
     missing = [check for check in failed if check.vital]
     if not missing:

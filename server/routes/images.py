@@ -6,19 +6,19 @@ from fastapi import APIRouter, Request, Response
 
 from server.openapi import IMAGE_BODY, problems
 from server.schemas import StoredImageInfo
-from server.services import IN_PLACE, CurrentServices
+from server.services import IN_PLACE, KEYED, CurrentServices
 from server.stored_image import StoredImage
 from server.uploads import read_image
 
 NOT_OF_IMAGES = frozenset({"image-unreachable", "model-unavailable", "vision-failed"})  # problems of requests
 
-router = APIRouter(prefix="/v1/images", tags=["images"])
+router = APIRouter(prefix="/v1/images", tags=["images"], dependencies=[KEYED])
 
 
 @router.post(
     "",
     status_code=201,
-    responses=problems(400, 408, 413, 415, 422, 500, 503, but=NOT_OF_IMAGES),
+    responses=problems(400, 401, 408, 413, 415, 422, 429, 500, 503, but=NOT_OF_IMAGES),
     openapi_extra=IMAGE_BODY,
     dependencies=[IN_PLACE],
 )
@@ -27,20 +27,21 @@ async def upload(request: Request, response: Response, services: CurrentServices
 
     The id is that of the file's content: the same file has the same id, and sending it again renews it.
     """
-    data = await read_image(request, services.upload_limits)
+    async with services.admission.bounded():
+        data = await read_image(request, services.upload_limits)
     stored = await services.sources.upload(data)
     response.headers["Location"] = f"/v1/images/{stored.id}"
     return _info(stored)
 
 
-@router.get("/{id}", responses=problems(404))
-@router.head("/{id}", responses=problems(404))
+@router.get("/{id}", responses=problems(401, 404))
+@router.head("/{id}", responses=problems(401, 404))
 async def find(id: str, services: CurrentServices) -> StoredImageInfo:
     """What is known of an uploaded image."""
     return _info(await services.sources.find(id))
 
 
-@router.delete("/{id}", status_code=204, responses=problems(404))
+@router.delete("/{id}", status_code=204, responses=problems(401, 404))
 async def delete(id: str, services: CurrentServices) -> None:
     """Forget an uploaded image and everything that was made of it."""
     await services.sources.delete(id)

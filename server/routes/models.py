@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from server.openapi import problems
 from server.schemas import ModelList
-from server.services import CurrentServices
+from server.services import KEYED, CurrentServices
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1", tags=["models"], dependencies=[KEYED])
 
 
-@router.get("/models")
+@router.get("/models", responses=problems(401))
 async def models(services: CurrentServices) -> ModelList:
     """The served models; there is one."""
     return ModelList(data=[services.model])

@@ -13,7 +13,6 @@ from fastapi import FastAPI
 
 SCOPE = {
     "query_string": b"", "root_path": "", "http_version": "1.1", "server": ("gateway", 80), "client": ("1.2.3.4", 5),
-    "subprotocols": [],
 }  # fmt: skip
 PATIENCE = 30.0
 
@@ -44,14 +43,16 @@ class Peer:
 
 
 @asynccontextmanager
-async def call(app: FastAPI, type: str, path: str, headers: dict[str, str]) -> AsyncIterator[Peer]:
+async def call(
+    app: FastAPI, type: str, path: str, headers: dict[str, str], offered: tuple[str, ...] = ()
+) -> AsyncIterator[Peer]:
     """Call the application as a server would."""
     peer = Peer()
     peer.hearing.set()
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {
         **SCOPE, "type": type, "method": "POST", "path": path, "raw_path": path.encode(), "headers": raw,
-        "scheme": {"http": "http", "websocket": "ws"}[type],
+        "subprotocols": offered, "scheme": {"http": "http", "websocket": "ws"}[type],
     }  # fmt: skip
     peer.served = asyncio.create_task(app(scope, peer.incoming.get, peer.send))
     try:
@@ -113,9 +114,13 @@ class Socket:
 
 
 @asynccontextmanager
-async def connect(app: FastAPI, path: str = "/v1/segment/stream") -> AsyncIterator[Socket]:
-    """A WebSocket that has been accepted."""
-    async with call(app, "websocket", path, {}) as peer:
+async def connect(
+    app: FastAPI, headers: dict[str, str] | None = None, offered: tuple[str, ...] = ()
+) -> AsyncIterator[Socket]:
+    """A WebSocket that has been accepted, with the first of the offered subprotocols if there is one."""
+    async with call(app, "websocket", "/v1/segment/stream", headers or {}, offered) as peer:
         peer.say("websocket.connect")
-        assert (await peer.hear())["type"] == "websocket.accept"
+        accepted = await peer.hear()
+        assert accepted["type"] == "websocket.accept"
+        assert accepted.get("subprotocol") == (offered[0] if offered else None)
         yield Socket(peer)

@@ -17,17 +17,14 @@ from fastapi import FastAPI
 from PIL import Image
 
 from engines.cache.observer import CountingObserver
-from engines.embeddings import EncoderIdentity
-from engines.images import ImagePreparer
-from engines.mllm.answer import AnswerFormat
-from engines.mllm.image import MllmImageConfig
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from server.app import create_app
 from server.running import RunningGateway, run_gateway
-from server.services import Engines, Services, open_services
+from server.services import Services, open_services
 from server.settings import Settings
 from server.telemetry.telemetry import Telemetry
-from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
+from tests.server.stand_in_engines import stand_in_engines
+from tests.stand_ins import FaultyVision, ScriptedMllm, tiny_vision
 
 if TYPE_CHECKING:
     from tests.vllm_fixture import ServedModel
@@ -82,9 +79,7 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
     ) -> AsyncIterator[Gateway]:
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
-        preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
-        identity = EncoderIdentity.of(encoder, vision)
-        engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision, identity)
+        engines = stand_in_engines(mllm, vision, encoder)
         counts = CountingObserver()
         if telemetry is None:
             telemetry = Telemetry()

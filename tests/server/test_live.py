@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -163,7 +164,13 @@ async def test_segment_takes_a_folder(live: Live, tmp_path: Path) -> None:
 
 async def test_the_reasoning_is_shown_as_it_comes(live: Live) -> None:
     shown: list[str] = []
-    response = await _ask(live.url, PHOTO, "mug", {"mask_type": "both", "include": ["heatmap"]}, shown.append)
+    response = await _ask(
+        partial(SegmentClient, live.url),
+        PHOTO,
+        "mug",
+        {"mask_type": "both", "include": ["heatmap"]},
+        shown.append,
+    )
     assert shown == list(live.gateway.mllm.words)
     assert response.reasoning == "".join(shown)
     async with SegmentClient(live.url) as client:

@@ -17,15 +17,13 @@ from schemathesis import CheckFunction
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from engines.images import ImagePreparer
-from engines.mllm.answer import AnswerFormat
-from engines.mllm.image import MllmImageConfig
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from server.app import create_app
-from server.services import Engines, open_services
+from server.services import open_services
 from server.settings import Settings
 from tests.server.conftest import photo
-from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm
+from tests.server.stand_in_engines import stand_in_engines
+from tests.stand_ins import FaultyVision, ScriptedMllm
 
 PHOTO = photo((64, 48))
 NOT_ASKED: list[CheckFunction] = [
@@ -46,9 +44,7 @@ FEW = settings(
 @pytest.fixture(scope="module")
 def url(runtime: TorchRuntime) -> Iterator[str]:
     """A gateway on a thread of its own, as schemathesis does not wait for event loops."""
-    preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
-    vision = FaultyVision(runtime)
-    engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, ScriptedMllm(), vision)
+    engines = stand_in_engines(ScriptedMllm(), FaultyVision(runtime))
     app = create_app(lambda: open_services(engines, Settings()))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 from pydantic import ValidationError
 
-from server.commands.serve import chosen, read_settings
+from server.reading import SettingsInvalid, chosen, read_settings
 from server.settings import DEMO_BUNDLE, Settings
 
 
 def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R2SM_PORT", "9000")
-    monkeypatch.setenv("R2SM_HOST", "0.0.0.0")
+    monkeypatch.setenv("R2SM_HOST", "localhost")
     monkeypatch.setenv("R2SM_VLLM__DTYPE", "float32")
     monkeypatch.setenv("R2SM_VLLM__CPU_THREADS", "3")
     settings = read_settings(port=9001, bundle=None, vllm=chosen(tensor_parallel_size=2, cpu_threads=None))
-    assert (settings.port, settings.host, settings.bundle) == (9001, "0.0.0.0", DEMO_BUNDLE)
+    assert (settings.port, settings.host, settings.bundle) == (9001, "localhost", DEMO_BUNDLE)
     assert (settings.vllm.dtype, settings.vllm.cpu_threads, settings.vllm.tensor_parallel_size) == (
         "float32",
         3,
@@ -40,7 +39,7 @@ def test_several_servers_of_a_role(monkeypatch: pytest.MonkeyPatch, given: str) 
 
 @pytest.mark.parametrize("url", ["vllm:8100", "ftp://x", "http://", "http://x:port", "[1"])
 def test_a_server_that_is_no_url_is_named(url: str) -> None:
-    with pytest.raises(typer.BadParameter, match="reason_url"):
+    with pytest.raises(SettingsInvalid, match="reason_url"):
         read_settings(reason_url=url, concentrate_url=A)
 
 
@@ -51,7 +50,7 @@ def test_a_server_that_is_no_url_is_named(url: str) -> None:
 def test_bad_settings_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate(given)
-    with pytest.raises(typer.BadParameter, match=r"reason_url|port|max_in_flight|vision|prot"):
+    with pytest.raises(SettingsInvalid, match=r"reason_url|port|max_in_flight|vision|prot"):
         read_settings(**given)
 
 

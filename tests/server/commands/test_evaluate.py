@@ -111,7 +111,7 @@ def answering(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
         return httpx.Response(status, json=RESPONSE)
 
     transport = httpx.MockTransport(respond)
-    monkeypatch.setattr(command, "SegmentClient", lambda url: SegmentClient(url, transport))
+    monkeypatch.setattr(command, "SegmentClient", lambda url, key: SegmentClient(url, transport, key=key))
 
 
 def test_json_is_all_that_goes_to_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_a_forced_type_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         return httpx.Response(200, json={**RESPONSE, "decision": {**DECISION, "source": "request"}})
 
     monkeypatch.setattr(
-        command, "SegmentClient", lambda url: SegmentClient(url, httpx.MockTransport(respond))
+        command, "SegmentClient", lambda url, key: SegmentClient(url, httpx.MockTransport(respond), key=key)
     )
     folder = layouts.r2sm(tmp_path, layouts.query())
     arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--mask-type", "given", "--json"]

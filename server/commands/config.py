@@ -1,0 +1,113 @@
+"""``r2sm config``: the settings that are in force, whether they are right, what there are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from server.commands.serve import settings_or_exit
+from server.reading import PREFIX, SettingsInvalid, read_settings, unknown_variables
+from server.settings import DEMO_BUNDLE, Settings
+
+MASK = "********"
+BEGIN, END = "<!-- settings: begin (make settings-table) -->", "<!-- settings: end -->"
+
+
+def config(
+    file: Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say what is wrong; exit code 2 if anything is.")
+    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print all settings as a table.")] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Put that table into this file, between its marks.")
+    ] = None,
+) -> None:
+    """Print the settings that are in force, as TOML. Secrets are masked."""
+    if write is not None:
+        write.write_text(with_table(write.read_text(encoding="utf-8")), encoding="utf-8")
+    elif markdown:
+        typer.echo(as_table(Settings))
+    elif check:
+        _check(file)
+    else:
+        typer.echo(as_toml(settings_or_exit(config=file)))
+
+
+def _check(file: Path | None) -> None:
+    faults = unknown_variables()
+    try:
+        read_settings(config=file)
+    except SettingsInvalid as error:
+        faults = [*error.faults, *faults]
+    for fault in faults:
+        typer.echo(fault)
+    if faults:
+        raise typer.Exit(2)
+    typer.echo("the settings are right")
+
+
+def as_toml(model: BaseModel, table: str = "") -> str:
+    """Settings as TOML, secrets masked; what is None is left out, as TOML has no word for it."""
+    lines, tables = [f"[{table}]"] if table else [], []
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            tables.append(as_toml(value, f"{table}.{name}" if table else name))
+        elif value is not None:
+            lines.append(f"{name} = {_toml(value)}")
+    return "\n\n".join(["\n".join(lines), *tables])
+
+
+def as_table(model: type[BaseModel]) -> str:
+    """All settings as a Markdown table."""
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *_rows(model, PREFIX)])
+
+
+def with_table(text: str) -> str:
+    """A text with the table between its marks made anew. Raises ValueError if it has no such marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the marks {BEGIN} and {END} are not there")
+    return f"{before}{BEGIN}\n{as_table(Settings)}\n{END}{after}"
+
+
+def _rows(model: type[BaseModel], prefix: str) -> list[str]:
+    rows = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            rows += _rows(inner, f"{prefix}{name.upper()}__")
+        else:
+            rows.append(f"| `{prefix}{name.upper()}` | {_default(info)} | {info.description} |")
+    return rows
+
+
+def _default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True)
+    if value is None or value == "":
+        return ""
+    return "the demo bundle" if value == DEMO_BUNDLE else f"`{_toml(value)}`"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return json.dumps(MASK)
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, frozenset | tuple | list):
+        return json.dumps([_without_password(str(one)) for one in sorted(value)], ensure_ascii=False)
+    return json.dumps(_without_password(str(value)), ensure_ascii=False)
+
+
+def _without_password(text: str) -> str:
+    """A URL with its password masked; any other text as it is."""
+    password = urlsplit(text).password if "://" in text else None
+    return text.replace(f":{password}@", f":{MASK}@") if password else text

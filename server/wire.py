@@ -1,0 +1,136 @@
+"""HTTP/1.1 connections with bounds: on a request's header, on silence, on what is sent after a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, as_response, problem
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """Bounds of a connection.
+
+    A request's line and header have at most `header_bytes` and `headers` fields and arrive within `header_seconds`.
+    A body that is not wanted any more may go on for `linger_seconds`, so that its sender comes to read why; a
+    client that does not take its answer is cut off after as long. No more than `connections` are open.
+    """
+
+    header_bytes: int = 32_768
+    headers: int = 100
+    header_seconds: float = 10.0
+    linger_seconds: float = 5.0
+    connections: int = 4096
+
+
+def bounded_protocol(limits: WireLimits) -> type[H11Protocol]:
+    """Uvicorn's HTTP protocol with these bounds."""
+
+    class Bounded(BoundedProtocol):
+        bounds = limits
+
+    return Bounded
+
+
+def _with_few_headers(app: ASGIApp, most: int) -> ASGIApp:
+    async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
+        if len(scope["headers"]) <= most:
+            await app(scope, receive, send)
+            return
+        refusal = problem(HEADERS_TOO_LARGE, f"the header may have {most} fields")
+        await as_response(refusal)(scope, receive, send)
+
+    return bounded
+
+
+class BoundedProtocol(H11Protocol):
+    """Uvicorn's protocol on h11 has no clock of its own before a request is whole, nor after its answer."""
+
+    bounds = WireLimits()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.app = _with_few_headers(self.app, self.bounds.headers)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed: object = None
+        """What the timer is for: the state of h11 that must not last."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.bounds.connections:
+            logger.warning("a connection was refused: %d are open", len(self.connections) - 1)
+            transport.abort()
+            return
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self._stop()
+        super().handle_websocket_upgrade(event)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(self.bounds.linger_seconds, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read is answered as everything else is, with a problem document."""
+        error = sys.exception()
+        large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        kind = HEADERS_TOO_LARGE if large else MALFORMED
+        detail = f"it may have {self.bounds.header_bytes} bytes" if large else "this is not HTTP/1.1"
+        body = problem(kind, detail).model_dump_json().encode()
+        head = f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _watch(self) -> None:
+        """Time what must not last: a header that does not end, a body after its answer."""
+        state: object = None
+        if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
+            state = h11.IDLE
+        elif (
+            self.conn.their_state is h11.SEND_BODY and self.cycle is not None and self.cycle.response_complete
+        ):
+            state = h11.SEND_BODY
+        if state is self._timed:
+            return
+        self._stop()
+        if state is not None and not self.transport.is_closing():
+            self._timed = state
+            seconds = self.bounds.header_seconds if state is h11.IDLE else self.bounds.linger_seconds
+            self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timed = None, None

@@ -1,0 +1,148 @@
+"""``r2sm config``: what wins, what is wrong, what is masked, and the README's table."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from server.admission.keys import new_key
+from server.cli import app
+from server.commands.config import as_table, as_toml, with_table
+from server.reading import SettingsInvalid, read_settings, unknown_variables, variables
+from server.settings import Settings
+
+README = Path(__file__).parents[3] / "README.md"
+RUN = CliRunner()
+
+
+def test_the_readmes_table_is_made_from_the_code() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert with_table(text) == text, "make settings-table"
+
+
+def test_every_setting_is_described_and_in_the_table() -> None:
+    table = as_table(Settings)
+    for variable, _ in variables(Settings):
+        row = next(line for line in table.splitlines() if f"`{variable}`" in line)
+        assert len(row.split("|")[3].strip()) > 5, variable
+        assert "None" not in row
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "r2sm.toml"
+    path.write_text('port = 1\nmax_queued = 2\nstall_seconds = 3.0\n[vllm]\ndtype = "float16"\n')
+    return path
+
+
+def test_command_line_then_environment_then_file_then_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R2SM_PORT", "10")
+    monkeypatch.setenv("R2SM_MAX_QUEUED", "20")
+    monkeypatch.setenv("R2SM_VLLM__CPU_THREADS", "4")
+    settings = read_settings(config=file, port=100)
+    assert (settings.port, settings.max_queued, settings.stall_seconds) == (100, 20, 3.0)
+    assert settings.max_in_flight == Settings.model_fields["max_in_flight"].default
+    assert (settings.vllm.dtype, settings.vllm.cpu_threads) == ("float16", 4)
+
+
+def test_the_environment_names_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2SM_CONFIG", str(file))
+    assert read_settings().port == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("port = 70000", "port"),
+        ("prot = 1", "prot"),
+        ("max_queued = -1\nmax_in_flight = 0", "max_in_flight"),
+        ('rate_limit = "often"', "rate_limit"),
+        ('[vllm]\ndtype = "int3"', "vllm.dtype"),
+        ("port =", "config"),
+        ('host = "0.0.0.0"', "host"),
+        ('api_keys = "ann:secret"', "api_keys"),
+        ('api_keys = ""', "api_keys"),
+        ('api_keys_file = "/nowhere/keys"', "/nowhere/keys"),
+        ('reason_url = "http://x"', "reason_url"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_ends_in_2(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "r2sm.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsInvalid) as caught:
+        read_settings(config=path)
+    assert any(named in fault for fault in caught.value.faults)
+    for command in (["config", "--config", str(path), "--check"], ["serve", "--config", str(path)]):
+        result = RUN.invoke(app, command)
+        assert result.exit_code == 2
+        assert named in result.output
+        assert "Traceback" not in result.output
+        assert "secret" not in result.output
+
+
+def test_every_wrong_setting_has_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2SM_PORT", "x")
+    monkeypatch.setenv("R2SM_MAX_IN_FLIGHT", "0")
+    monkeypatch.setenv("R2SM_MAX_IN_FLIHGT", "4")
+    result = RUN.invoke(app, ["config", "--check"])
+    assert result.exit_code == 2
+    assert [line.partition(":")[0] for line in result.output.splitlines()] == [
+        "port", "max_in_flight", "R2SM_MAX_IN_FLIHGT",
+    ]  # fmt: skip
+    assert "did you mean R2SM_MAX_IN_FLIGHT?" in result.output
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"none\.toml"):
+        read_settings(config=tmp_path / "none.toml")
+
+
+def test_variables_that_do_nothing_are_found() -> None:
+    known = {"R2SM_PORT": "1", "R2SM_VLLM__DTYPE": "auto", "R2SM_API_KEY": "x", "OTHER": "x"}
+    assert unknown_variables(known) == []
+    assert len(unknown_variables({**known, "R2SM_VLLM__DTIPE": "auto"})) == 1
+
+
+def test_what_is_in_force_is_toml_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = new_key("ann")[1]
+    monkeypatch.setenv("R2SM_API_KEYS", entry)
+    monkeypatch.setenv("R2SM_REDIS_URL", "redis://user:hunter2@cache:6379/0")
+    result = RUN.invoke(app, ["config"])
+    assert result.exit_code == 0
+    shown = tomllib.loads(result.output)
+    assert shown["redis_url"] == "redis://user:********@cache:6379/0"
+    assert entry not in result.output
+    assert "hunter2" not in result.output
+    assert shown["vllm"]["dtype"] == "bfloat16"
+
+
+def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
+    settings = read_settings(port=7, image_url_hosts=["b.example", "a.example"])
+    path = tmp_path / "r2sm.toml"
+    path.write_text(as_toml(settings))
+    assert read_settings(config=path) == settings.model_copy(update={"config": path})
+
+
+@pytest.mark.parametrize(
+    ("given", "ok"),
+    [
+        ({"host": "127.0.0.1"}, True),
+        ({"host": "::1"}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "gateway.example"}, False),
+        ({"host": "0.0.0.0", "insecure_no_keys": True}, True),
+        ({"host": "0.0.0.0", "api_keys": new_key("ann")[1]}, True),
+    ],
+)
+def test_nobody_listens_beyond_this_machine_without_keys(given: dict[str, object], ok: bool) -> None:
+    if ok:
+        read_settings(**given)
+        return
+    with pytest.raises(SettingsInvalid, match="can be reached from elsewhere"):
+        read_settings(**given)

@@ -1,0 +1,179 @@
+"""SIGTERM under load, SIGHUP and changed files, with a real process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from server.admission.keys import new_key
+from tests.server.asking import as_multipart
+from tests.server.conftest import photo
+
+SCRIPT = Path(__file__).with_name("stand_in_gateway.py")
+ROOT = Path(__file__).parents[2]
+PATIENCE = 120.0  # cores are shared
+STREAM = {"Accept": "text/event-stream"}
+ASKED = {"type": "segment", "prompt": "mug", "image": {"data": base64.b64encode(photo()).decode()}}
+
+
+@dataclass
+class Child:
+    """A gateway in a process of its own; `log` grows as it writes it."""
+
+    process: asyncio.subprocess.Process
+    log: list[str]
+    reading: asyncio.Task[None]
+
+    async def said(self, words: str) -> str:
+        """The first line of its log with these words."""
+        async with asyncio.timeout(PATIENCE):
+            while not (found := [line for line in self.log if words in line]):
+                assert self.process.returncode is None, self.log
+                await asyncio.sleep(0.02)
+        return found[0]
+
+
+@asynccontextmanager
+async def gateway(seconds: float, *options: str) -> AsyncIterator[tuple[Child, httpx.AsyncClient]]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(SCRIPT), str(seconds), "serve", "--port", "0", *options),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    log: list[str] = []
+
+    async def read() -> None:
+        assert process.stderr is not None
+        async for line in process.stderr:
+            log.append(line.decode().strip())  # noqa: PERF401
+
+    child = Child(process, log, asyncio.create_task(read()))
+    try:
+        url = re.search(r"http://\S+", await child.said("listens at"))
+        assert url is not None
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url[0], timeout=PATIENCE, limits=limits) as http:
+            await child.said("ready: a warm-up")
+            yield child, http
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await child.reading
+
+
+def socket_url(http: httpx.AsyncClient) -> str:
+    return str(http.base_url.copy_with(scheme="ws", path="/v1/segment/stream"))
+
+
+async def last_event(http: httpx.AsyncClient) -> tuple[str, str]:
+    response = await http.post("/v1/segment", headers=STREAM, **as_multipart())
+    last = response.text.rpartition("event: ")[2]
+    return last.partition("\n")[0], last
+
+
+async def ended(socket: ClientConnection) -> tuple[str, int]:
+    """The last event on a WebSocket, and the code it was closed with."""
+    last = ""
+    with contextlib.suppress(ConnectionClosed):  # 1012 is no ordinary end to the library
+        while True:
+            last = str(json.loads(await socket.recv())["type"])
+    assert socket.close_code is not None
+    return last, socket.close_code
+
+
+async def running(
+    http: httpx.AsyncClient, socket: ClientConnection, asked: int
+) -> list[asyncio.Task[object]]:
+    """So many requests of each form, all under way: the WebSocket's has been accepted after them."""
+    tasks: list[asyncio.Task[object]] = []
+    for _ in range(asked):
+        tasks.append(asyncio.create_task(http.post("/v1/segment", **as_multipart())))
+        tasks.append(asyncio.create_task(last_event(http)))
+    await asyncio.sleep(1)
+    await socket.send(json.dumps({**ASKED, "id": "a"}))
+    async with asyncio.timeout(PATIENCE):
+        assert json.loads(await socket.recv())["type"] == "accepted"
+    return tasks
+
+
+async def test_nothing_that_was_accepted_is_lost() -> None:
+    async with (
+        gateway(4.0, "--max-in-flight", "8", "--max-queued", "64") as (child, http),
+        connect(socket_url(http)) as busy,
+        connect(socket_url(http)) as idle,
+    ):
+        tasks = await running(http, busy, asked=3)
+        child.process.send_signal(signal.SIGTERM)
+        assert (await ended(idle))[1] == 1012
+        ready = await http.get("/readyz")
+        refused = await http.post("/v1/segment", **as_multipart())
+        for response in (ready, refused):
+            assert (response.status_code, response.json()["type"]) == (503, "urn:r2sm:problem:draining")
+            assert int(response.headers["retry-after"]) > 0
+        assert await ended(busy) == ("done", 1012)
+        for answer in await asyncio.gather(*tasks):
+            if isinstance(answer, httpx.Response):
+                assert answer.status_code == 200
+            else:
+                assert isinstance(answer, tuple)
+                assert answer[0] == "done"
+        async with asyncio.timeout(PATIENCE):
+            assert await child.process.wait() == 0
+
+
+async def test_what_takes_too_long_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "r2sm.toml").write_text("shutdown_seconds = 1\nmax_in_flight = 8\n")
+    async with (
+        gateway(300.0, "--config", str(tmp_path / "r2sm.toml")) as (child, http),
+        connect(socket_url(http)) as busy,
+    ):
+        tasks = await running(http, busy, asked=1)
+        child.process.send_signal(signal.SIGTERM)
+        assert await ended(busy) == ("error", 1012)
+        whole, stream = await asyncio.gather(*tasks)
+        assert isinstance(whole, httpx.Response)
+        assert (whole.status_code, whole.json()["type"]) == (503, "urn:r2sm:problem:draining")
+        assert isinstance(stream, tuple)
+        assert stream[0] == "error"
+        assert "urn:r2sm:problem:draining" in stream[1]
+        async with asyncio.timeout(PATIENCE):
+            assert await child.process.wait() == 0
+
+
+async def test_keys_are_read_anew(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    (ann, anns), (bob, bobs) = new_key("ann"), new_key("bob")
+    keys.write_text(anns)
+    async with gateway(0.0, "--api-keys-file", str(keys)) as (child, http):
+
+        async def status(secret: str) -> int:
+            return (await http.get("/v1/models", headers={"X-API-Key": secret})).status_code
+
+        assert (await status(ann), await status(bob)) == (200, 401)
+        keys.write_text(f"{anns}\n{bobs}\n")
+        await child.said("have been read anew")
+        assert (await status(ann), await status(bob)) == (200, 200)
+        keys.write_text("ann:nonsense")
+        await child.said("the settings stay as they were")
+        assert (await status(ann), await status(bob)) == (200, 200)
+        child.log.clear()
+        keys.write_text(bobs)
+        child.process.send_signal(signal.SIGHUP)
+        await child.said("have been read anew")
+        assert (await status(ann), await status(bob)) == (401, 200)
+        assert not [line for line in child.log if ann in line or bob in line]

@@ -1,0 +1,174 @@
+"""Connections that are slow, huge, silent or nonsense, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.errors import MALFORMED, RequestRejected
+from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
+from server.wire import WireLimits
+from tests.server.conftest import Gateway, OpenGateway
+from tests.server.live import listening
+
+PATIENCE = 30.0  # seconds until a hang is one
+POST = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+QUICK = WireLimits(header_bytes=32_768, header_seconds=0.3, linger_seconds=0.3)
+
+
+class Line:
+    """A bare connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def drip(self, data: bytes, seconds: float) -> None:
+        """A byte at a time, until nobody listens any more."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self.send(data)
+                await asyncio.sleep(seconds)
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        async with asyncio.timeout(PATIENCE):
+            try:
+                return await self._reader.read()
+            except ConnectionError:
+                return b""
+
+    async def answer(self) -> tuple[int, dict[str, object]]:
+        """The status and the problem document of the next answer."""
+        async with asyncio.timeout(PATIENCE):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+            body = await self._reader.readexactly(length)
+        assert "application/problem+json" in head
+        return int(head.split()[1]), json.loads(body)
+
+
+@contextlib.asynccontextmanager
+async def line(port: int) -> AsyncIterator[Line]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Line(reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def emptied(gateway: Gateway) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while gateway.services.admission.present:  # noqa: ASYNC110  # asks as an outsider
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "slug"),
+    [
+        (b"X-Long: " + b"x" * 200_000 + b"\r\n\r\n", 431, "headers-too-large"),
+        (b"".join(b"X-%d: 1\r\n" % number for number in range(200)) + b"\r\n", 431, "headers-too-large"),
+        (b"Content-Length: many\r\n\r\n", 400, "malformed"),
+        (b"no header\r\n\r\n", 400, "malformed"),
+    ],
+)
+async def test_a_bad_header_is_a_problem(gateway: Gateway, head: bytes, status: int, slug: str) -> None:
+    async with listening(gateway) as port, line(port) as client:
+        await client.send(POST + head)
+        answered, problem = await client.answer()
+    assert (answered, problem["type"]) == (status, f"urn:r2sm:problem:{slug}")
+
+
+@pytest.mark.parametrize("first", [b"", b"POST /v1/segment HTT", POST])
+async def test_a_header_that_never_ends_is_cut_off(gateway: Gateway, first: bytes) -> None:
+    async with listening(gateway, QUICK) as port, line(port) as client:
+        await client.send(first)
+        dripping = asyncio.create_task(client.drip(b"x", 0.02) if first else asyncio.sleep(0))
+        assert await client.rest() == b""
+        await dripping
+
+
+async def test_a_body_sent_a_byte_at_a_time_is_408_and_frees_its_place(open_gateway: OpenGateway) -> None:
+    async with open_gateway(upload_seconds=0.5) as gateway, listening(gateway) as port, line(port) as client:
+        await client.send(POST + b"Content-Length: 100000\r\n\r\n")
+        dripping = asyncio.create_task(client.drip(b"[", 0.01))
+        answered, problem = await client.answer()
+        assert (answered, problem["type"]) == (408, "urn:r2sm:problem:upload-timeout")
+        await emptied(gateway)
+        await dripping
+
+
+async def test_a_body_that_is_too_slow_need_not_be_waited_for(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.uploads.GRACE_SECONDS", 0.2)
+    async with open_gateway(upload_seconds=600) as gateway, listening(gateway) as port, line(port) as client:
+        await client.send(POST + b"Content-Length: 100000\r\n\r\n")
+        dripping = asyncio.create_task(client.drip(b"[", 0.01))
+        answered, problem = await client.answer()
+        assert answered == 408
+        assert "slower than 1000 bytes a second" in str(problem["detail"])
+        await emptied(gateway)
+        await dripping
+
+
+async def test_a_refused_body_may_not_go_on_for_ever(open_gateway: OpenGateway) -> None:
+    async with (
+        open_gateway(api_keys=f"ann:{'0' * 64}") as gateway,
+        listening(gateway, QUICK) as port,
+        line(port) as client,
+    ):
+        await client.send(POST + b"Content-Length: 100000\r\n\r\n")
+        assert (await client.answer())[0] == 401
+        dripping = asyncio.create_task(client.drip(b"[", 0.02))
+        assert await client.rest() == b""
+        await dripping
+
+
+async def test_a_connection_may_be_used_again_after_a_refusal(open_gateway: OpenGateway) -> None:
+    async with (
+        open_gateway(api_keys=f"ann:{'0' * 64}") as gateway,
+        listening(gateway) as port,
+        line(port) as client,
+    ):
+        for _ in range(3):
+            await client.send(POST + b"Content-Length: 100000\r\n\r\n" + bytes(100_000))
+            assert (await client.answer())[0] == 401
+
+
+async def test_connections_are_bounded(gateway: Gateway) -> None:
+    limits = WireLimits(connections=2)
+    async with listening(gateway, limits) as port, line(port), line(port), line(port) as third:
+        assert await third.rest() == b""
+
+
+@pytest.mark.parametrize("text", [b"[" * 17, b'{"a":' * 17, b"[]" * MAX_BRACKETS, b'"\\"[" ' + b"[" * 17])
+def test_deep_json_is_refused_before_it_is_parsed(text: bytes) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        check_nesting(text)
+    assert caught.value.kind is MALFORMED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
+        b'{"prompt": "' + b"[" * 100 + b'"}',
+        b'"\\"' + b"[{" * 100,
+        b'"never ends \\',
+        b'"' + b'\\"' * 1_000_000,
+    ],
+)
+def test_brackets_in_strings_do_not_nest(text: bytes) -> None:
+    check_nesting(text)
