@@ -12,7 +12,7 @@ from functools import partial
 from engines.batching import MicroBatcher
 from engines.cache.codec import BadValue, decode, encode, encoded_bytes, to_half
 from engines.cache.observer import CacheObserver, CountingObserver
-from engines.cache.shared import Found, Leased, SharedLevel, claim_or_wait
+from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait
 from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
 from engines.vision.preprocess import Prepared
@@ -114,6 +114,7 @@ class Embeddings:
         if self._shared is None:
             return await self._encode(image)
         key = self._shared.key(image.digest)
+        claim: Claim = "unavailable"
         for _ in range(2):
             claim = await claim_or_wait(self._shared.level, key)
             if not isinstance(claim, Found):

@@ -118,10 +118,8 @@ class RedisLevel:
     async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes:
         """The first bytes of the value, none if there is none."""
         where = value_key(self._prefix, key)
-        found: bytes | None = await self._ask(
-            lambda: self._redis.execute_command("GETRANGE", where, 0, nbytes - 1), cache
-        )
-        return found or b""
+        found = await self._ask(lambda: self._redis.getrange(where, 0, nbytes - 1), cache)
+        return found if isinstance(found, bytes) else b""
 
     async def put(self, key: str, value: bytes, seconds: float | None = None) -> bool:
         """Keep a value, for `seconds` in place of the limits'; whether that worked."""

@@ -83,7 +83,7 @@ def test_the_fingerprint_is_of_weights_and_numerics(
     runtime: TorchRuntime, digest: str, info: dict[str, str | int], same: bool
 ) -> None:
     first = EncoderIdentity.of("weights", runtime)
-    second = EncoderIdentity.of(digest, Renamed(runtime, info))
+    second = EncoderIdentity.of(digest, Renamed(runtime, info))  # type: ignore[arg-type]
     assert (first.fingerprint == second.fingerprint) is same
     assert (len(first.fingerprint), first.shape) == (32, (32, 8, 8))
 
