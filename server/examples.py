@@ -93,6 +93,10 @@ def _told(seq: int, ms: float, type: str, **content: Any) -> dict[str, Any]:
 EVENTS: dict[str, dict[str, Any]] = {
     "accepted": _told(0, 0.0, "accepted", model="r2sm-demo", image=IMAGE),
     "reasoning.delta": _told(1, 41.3, "reasoning.delta", text="The green mug "),
+    "mask.draft": _told(
+        2, 60.1, "mask.draft", number=0, object=0, mask_type="modal", rle=MODAL_RLE, bbox=MODAL["bbox"],
+        area=MODAL["area"], reasoning_tokens=0,
+    ),
     "decision": _told(9, 132.0, "decision", **DECISION, objects=1),
     "heatmap": _told(10, 176.2, "heatmap", object=0, mask_type="amodal", **HEATMAP),
     "mask": _told(11, 181.7, "mask", **AMODAL),

@@ -13,6 +13,7 @@ from server.admission.keys import KeyRing, Priority
 from server.admission.limits import Limits, RateLimits
 from server.errors import INVALID, KEY_MISSING, KEY_UNKNOWN, RequestRejected
 from server.schemas import FieldFault
+from server.telemetry.record import note_key
 
 PRIORITY_HEADER = "X-R2SM-Priority"
 SUBPROTOCOL = "r2sm.v1"
@@ -62,6 +63,7 @@ class Callers:
         key = self._ring.find(secrets[0])
         if key is None or len(set(secrets)) > 1:
             raise RequestRejected(KEY_UNKNOWN, "this API key is not known here")
+        note_key(key.name)
         limits = self._limits if key.limits is None else key.limits
         return Caller(key.name, f"key:{key.name}", limits, asked or key.priority)
 

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
-import server.running
 from engines.events import ReasoningDelta
 from engines.mllm.image import MllmImage
 from engines.mllm.results import ReasoningEnd
@@ -47,5 +47,5 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
 
 if __name__ == "__main__":
     SlowMllm.seconds = float(sys.argv.pop(1))
-    server.running.open_engines = open_engines
-    main()
+    with patch("server.running.open_engines", open_engines):
+        main()

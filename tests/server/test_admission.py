@@ -59,7 +59,8 @@ async def test_every_route_below_v1_wants_a_key(keyed: Gateway) -> None:
     assert keyed.services.admission.present == 0
 
 
-OPEN = {"/livez", "/readyz", "/metrics", "/", "/playground"}
+PAGES = {"/", "/docs", "/samples", "/samples/{name}.png"}
+OPEN = {"/livez", "/readyz", "/metrics", "/metrics/vllm/{role}", *PAGES}
 
 
 async def test_health_and_the_documents_are_open(keyed: Gateway) -> None:

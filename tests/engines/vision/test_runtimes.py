@@ -120,7 +120,9 @@ class TestFaults:
 
     def test_nan_in_a_vector_names_the_item(self, runtime: VisionRuntime, images: list[Prepared]) -> None:
         items = _items(runtime, images)
-        faulty = items[2].vector.copy()
+        vector = items[2].vector
+        assert vector is not None
+        faulty = vector.copy()
         faulty[5] = np.nan
 
         with pytest.raises(VisionFailed, match=r"vector 2 .* not finite"):

@@ -78,7 +78,8 @@ async def test_a_picture_of_ones_own_is_sent_once(url: str, gateway: Gateway, op
         for _ in range(2):
             await page.get_by_role("button", name="Segment").click()
             await answered(page)
-        assert sent == ["POST /v1/images", "POST /v1/segment", "POST /v1/segment"]
+        posted = [one for one in sent if one.startswith("POST")]
+        assert posted == ["POST /v1/images", "POST /v1/segment", "POST /v1/segment"]
         async with SegmentClient(url) as client:  # forgotten by the server, it is sent again
             await client.delete((await client.upload(photo())).id)
         await page.get_by_role("button", name="Segment").click()

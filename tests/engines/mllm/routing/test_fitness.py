@@ -110,7 +110,7 @@ class AnyHistory(RuleBasedStateMachine):
     @invariant()
     def a_probe_is_never_far(self) -> None:
         longest = LIMITS.probe_every if self.fitness.fit else LIMITS.longest_pause
-        assert 0 <= self.fitness.until_probe(self.now) <= longest
+        assert 0 <= self.fitness.until_probe(self.now) <= longest + 1e-6  # of a clock with rounding
 
 
 TestAnyHistory = AnyHistory.TestCase
