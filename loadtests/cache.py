@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import median
 
 import numpy as np
+import uvloop
 
 from engines.cache.codec import decode, encode, to_half
 from engines.cache.observer import CountingObserver
@@ -94,6 +95,8 @@ async def bench(images: int, url: str | None, redis_url: str | None) -> dict[str
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(some_redis(redis_url))
         hits = {name: await redis_hit(redis, shape, 100) for name, shape in SHAPES.items()}
+        if images == 0:
+            return {"redis_hit_ms": hits}
         if url is None:
             settings = Settings.model_validate({"port": 0, "redis_url": redis})
             gateway = await stack.enter_async_context(run_gateway(settings))
@@ -111,11 +114,13 @@ async def bench(images: int, url: str | None, redis_url: str | None) -> dict[str
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=30, help="new images for each length of reasoning")
+    parser.add_argument(
+        "--images", type=int, default=30, help="new images for each length of reasoning; 0: Redis only"
+    )
     parser.add_argument("--url", help="a gateway that runs already")
     parser.add_argument("--redis-url", help="a Redis that runs already")
     given = parser.parse_args()
-    print(json.dumps(asyncio.run(bench(given.images, given.url, given.redis_url)), indent=2))
+    print(json.dumps(uvloop.run(bench(given.images, given.url, given.redis_url)), indent=2))
 
 
 if __name__ == "__main__":

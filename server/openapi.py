@@ -13,7 +13,7 @@ from server import examples
 from server.errors import PROBLEM_JSON, Kind
 from server.events import StreamEvent
 from server.messages import ClientMessage
-from server.problem_examples import SOCKET_ONLY, of_status
+from server.problem_examples import OFF_ROUTES, SOCKET_ONLY, of_status
 from server.problem_examples import examples as problem_examples
 from server.schemas import BatchBody, CocoResults, Problem, SegmentBody, SegmentOptions, SegmentResponse
 
@@ -181,6 +181,7 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
             _complete_operation(path, method, operation)
     document["components"]["securitySchemes"] = SECURITY
     document["x-websockets"] = SOCKETS
+    document["x-problems"] = {"examples": problem_examples(list(OFF_ROUTES))}
     return document
 
 

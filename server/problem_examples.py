@@ -11,8 +11,10 @@ from server.errors import (
     BY_ERROR,
     CANCELLED,
     CONFLICT,
+    HEADERS_TOO_LARGE,
     NO_SUCH_REQUEST,
     NOT_READY,
+    ONLY_LOCAL,
     URN,
     Kind,
     faults_of,
@@ -55,7 +57,9 @@ FIELDS = {
 }
 SOCKET_ONLY = (CANCELLED, CONFLICT, NO_SUCH_REQUEST)
 """Kinds that only a WebSocket's events tell of."""
-NAMED_ONLY = (*SOCKET_ONLY, NOT_READY)
+OFF_ROUTES = (HEADERS_TOO_LARGE, ONLY_LOCAL)
+"""Kinds that are met before any route is known, or on pages that the document leaves out."""
+NAMED_ONLY = (*SOCKET_ONLY, *OFF_ROUTES, NOT_READY)
 """Kinds that not every route with their status can answer with."""
 
 

@@ -41,7 +41,7 @@ class SharedLevel(Protocol):
         ...
 
     async def claim(self, key: str) -> Claim:
-        """The value, or else a lease on it, in one step."""
+        """The value, or else a lease on it; never the lease on a value that is there."""
         ...
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:

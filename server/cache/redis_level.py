@@ -91,10 +91,15 @@ class RedisLevel:
         return nbytes <= self._limits.max_value
 
     async def claim(self, key: str, cache: CacheName = "embedding") -> Claim:
-        """The value, or else a lease on it. Where leases cannot be written the value is still looked for."""
-        if not self._writes.allows():
-            value = await self.read(key, cache)
-            return "unavailable" if value is None else Found(value)
+        """The value, or else a lease on it, where leases can be written.
+
+        It is looked for outside the script first: Redis hands out long values from Lua several times slower.
+        """
+        value = await self.begin(key, self._limits.max_value + 1, cache)
+        if value:
+            return Found(value) if self._is_short_enough(value, cache) else "unavailable"
+        if value is None or not self._writes.allows():
+            return "unavailable"
         token = secrets.token_hex(16)
         keys = [value_key(self._prefix, key), lease_key(self._prefix, key)]
         args: list[int | str] = [self._limits.max_value, token, int(self._limits.lease_seconds * 1000)]
@@ -115,11 +120,11 @@ class RedisLevel:
         value = await self.begin(key, self._limits.max_value + 1, cache)
         return value if value and self._is_short_enough(value, cache) else None
 
-    async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes:
-        """The first bytes of the value, none if there is none."""
+    async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes | None:
+        """The first bytes of the value, none of them if there is no value; None if it cannot be read."""
         where = value_key(self._prefix, key)
         found = await self._ask(lambda: self._redis.getrange(where, 0, nbytes - 1), cache)
-        return found if isinstance(found, bytes) else b""
+        return found if isinstance(found, bytes) else None
 
     async def put(self, key: str, value: bytes, seconds: float | None = None) -> bool:
         """Keep a value, for `seconds` in place of the limits'; whether that worked."""

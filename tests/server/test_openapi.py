@@ -21,7 +21,7 @@ from server.errors import PROBLEM_JSON, URN
 from server.events import StreamEvent
 from server.messages import ClientMessage
 from server.openapi import FILE
-from server.problem_examples import IMAGE_FAULTS, SOCKET_ONLY, all_kinds
+from server.problem_examples import IMAGE_FAULTS, OFF_ROUTES, SOCKET_ONLY, all_kinds
 from server.schemas import BatchBody, SegmentBody, SegmentOptions, SegmentResponse
 
 
@@ -92,7 +92,10 @@ def test_every_kind_of_problem_is_told_of_at_its_status() -> None:
     }
     on_sockets = DOCUMENT["x-websockets"]["/v1/segment/stream"]["problems"]["examples"]
     assert {kind.slug for kind in SOCKET_ONLY} == set(on_sockets)
-    assert found == {(kind.status, URN + kind.slug) for kind in all_kinds() if kind not in SOCKET_ONLY}
+    off_routes = DOCUMENT["x-problems"]["examples"]
+    assert {kind.slug for kind in OFF_ROUTES} == set(off_routes)
+    elsewhere = {*SOCKET_ONLY, *OFF_ROUTES}
+    assert found == {(kind.status, URN + kind.slug) for kind in all_kinds() if kind not in elsewhere}
 
 
 def test_problem_examples_bear_their_own_status() -> None:

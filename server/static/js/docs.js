@@ -90,6 +90,7 @@ function problemKinds(api) {
     }
   }
   for (const [path, { problems }] of Object.entries(api["x-websockets"] ?? {})) see(`WS ${path}`, problems);
+  see("before any endpoint, or beside them", api["x-problems"]);
   return Object.values(kinds).sort((one, other) => one.status - other.status);
 }
 
