@@ -233,7 +233,7 @@ def test_the_ingress_waits_longer_than_the_longest_request() -> None:
         prefix = "nginx.ingress.kubernetes.io/proxy"
         assert int(notes[f"{prefix}-read-timeout"]) > MAX_TIMEOUT_MS / 1000
         assert int(notes[f"{prefix}-send-timeout"]) > MAX_TIMEOUT_MS / 1000
-        assert notes[f"{prefix}-buffering"] == notes[f"{prefix}-request-buffering"] == "off"
+        assert notes[f"{prefix}-buffering"] == "off"
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
