@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.capacity import capacity
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
@@ -17,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, demo):
+for command in (serve, segment, evaluate, queries, capacity, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 
