@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from engines.batching import BatchLimits, MicroBatcher, in_executor
 from engines.embeddings import Embeddings
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
+from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.pipeline import Mllm, Pipeline
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
@@ -36,23 +38,26 @@ async def open_pipeline(
     mllm: Mllm,
     vision: VisionRuntime,
     limits: PipelineLimits | None = None,
+    pipeline_observer: PipelineObserver | None = None,
 ) -> AsyncIterator[Pipeline]:
     """A pipeline for one bundle; on the way out its work is stopped. The engines stay the caller's to close."""
     limits = limits or PipelineLimits()
+    watched = pipeline_observer or NoPipelineObserver()
     with (
         ThreadPoolExecutor(1, "encode") as encode_thread,
         ThreadPoolExecutor(1, "decode") as decode_thread,
         ThreadPoolExecutor(limits.finish_threads, "finish") as finish_threads,
     ):
         encoder: MicroBatcher[Prepared, Embedding] = MicroBatcher(
-            in_executor(vision.encode, encode_thread), limits.encode
+            in_executor(vision.encode, encode_thread), limits.encode, partial(watched.batch, "encode")
         )
         decoder: MicroBatcher[DecodeItem, Decoded] = MicroBatcher(
-            in_executor(vision.decode, decode_thread), limits.decode
+            in_executor(vision.decode, decode_thread), limits.decode, partial(watched.batch, "decode")
         )
         embeddings = Embeddings(encoder, limits.embedding_bytes)
         try:
-            yield Pipeline(answer, mllm, embeddings, decoder, Finisher(finish_threads, mask_threshold))
+            finisher = Finisher(finish_threads, mask_threshold)
+            yield Pipeline(answer, mllm, embeddings, decoder, finisher, watched)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

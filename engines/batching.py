@@ -50,9 +50,16 @@ class MicroBatcher(Generic[Item, Result]):
     their waiters see the error. Items whose waiter has left are skipped.
     """
 
-    def __init__(self, run: RunBatch[Item, Result], limits: BatchLimits | None = None) -> None:
+    def __init__(
+        self,
+        run: RunBatch[Item, Result],
+        limits: BatchLimits | None = None,
+        observe: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """`observe` is told the size of every batch before it runs."""
         self._run = run
         self._limits = limits or BatchLimits()
+        self._observe = observe
         self._pending: deque[_Slot[Item, Result]] = deque()
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -145,6 +152,7 @@ class MicroBatcher(Generic[Item, Result]):
         slots = [slot for slot in slots if not slot.future.done()]
         if not slots:
             return
+        self._observe(len(slots))
         try:
             results = await self._run([slot.item for slot in slots])
             if len(results) != len(slots):

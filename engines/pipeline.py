@@ -29,6 +29,7 @@ from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat, ReasoningLength
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd
+from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.stopwatch import Stopwatch
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
@@ -115,12 +116,14 @@ class Pipeline:
         embeddings: Embeddings,
         decoder: MicroBatcher[DecodeItem, Decoded],
         finisher: Finisher,
+        observer: PipelineObserver | None = None,
     ) -> None:
         self._answer = answer
         self._mllm = mllm
         self._embeddings = embeddings
         self._decoder = decoder
         self._finisher = finisher
+        self._observer = observer or NoPipelineObserver()
 
     async def segment(
         self, request: SegmentRequest, load: LoadImage, deadline: Deadline
@@ -136,7 +139,13 @@ class Pipeline:
             DeadlineExceeded: the deadline passed; the work has been stopped.
         """
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        ticket = _Ticket(request, deadline, Stopwatch(deadline.elapsed()), events.put_nowait)
+
+        def emit(event: Event) -> None:
+            self._observer.told(event)
+            events.put_nowait(event)
+
+        self._observer.asked(request.prompt)
+        ticket = _Ticket(request, deadline, Stopwatch(deadline.elapsed(), self._observer), emit)
         work = asyncio.create_task(self._work(ticket, load))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
@@ -201,7 +210,8 @@ class Pipeline:
             request.reasoning == "none" and request.forced_type is not None and request.objects is not None
         )
         if not at_once:
-            await self._mllm.warm(image.mllm, request.prompt, timeout=ticket.deadline.left())
+            with ticket.watch.stage("warm"):
+                await self._mllm.warm(image.mllm, request.prompt, timeout=ticket.deadline.left())
 
     async def _reason(self, ticket: _Ticket, image: PreparedImage) -> ReasoningEnd:
         request = ticket.request

@@ -6,22 +6,26 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engines.observers import NoPipelineObserver, PipelineObserver
+
 
 class Stopwatch:
     """Milliseconds by stage, for one request; stages may overlap.
 
-    `waited` is how many seconds ago the request came.
+    `waited` is how many seconds ago the request came. `observer` hears of every stage and mark.
     """
 
-    def __init__(self, waited: float = 0.0) -> None:
+    def __init__(self, waited: float = 0.0, observer: PipelineObserver | None = None) -> None:
         self._began = time.perf_counter() - waited
+        self._observer = observer or NoPipelineObserver()
         self.milliseconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Note how long the block took, if it succeeds."""
         began = time.perf_counter()
-        yield
+        with self._observer.stage(name):
+            yield
         self._note(name, began)
 
     def mark(self, name: str) -> None:
@@ -30,4 +34,6 @@ class Stopwatch:
             self._note(name, self._began)
 
     def _note(self, name: str, since: float) -> None:
-        self.milliseconds[name] = round((time.perf_counter() - since) * 1000, 2)
+        seconds = time.perf_counter() - since
+        self.milliseconds[name] = round(seconds * 1000, 2)
+        self._observer.took(name, seconds)

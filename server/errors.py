@@ -25,6 +25,7 @@ from engines.errors import (
     VisionFailed,
 )
 from server.schemas import FieldFault, Problem
+from server.telemetry.record import note_outcome, request_id
 
 PROBLEM_JSON = "application/problem+json"
 URN = "urn:r2sm:problem:"
@@ -53,6 +54,8 @@ CONFLICT = Kind("id-in-use", 409, "The id is in use")
 NO_SUCH_REQUEST = Kind("no-such-request", 404, "There is no such request")
 NO_SUCH_IMAGE = Kind("image-not-found", 404, "There is no such image")
 REMOTE_IMAGE = Kind("image-unreachable", 422, "The image cannot be fetched")
+NO_SUCH_PAGE = Kind("not-found", 404, "Not Found")
+ONLY_LOCAL = Kind("only-local", 403, "This is for the server's own machine")
 NOT_ACCEPTABLE = Kind("not-acceptable", 406, "No such form of answer")
 NOT_READY = Kind("not-ready", 503, "The server is not ready")
 INTERNAL = Kind("internal", 500, "The server failed", "An unexpected error; it is in the server's log.")
@@ -115,7 +118,7 @@ def faults_of(error: Exception) -> list[FieldFault]:
 
 
 def problem(kind: Kind, detail: str, faults: Sequence[FieldFault] = ()) -> Problem:
-    """A problem document; its `instance` is new and can be looked up in the log."""
+    """A problem document; its `instance` is new and, like its `request_id`, can be looked up in the log."""
     return Problem(
         type=URN + kind.slug,
         title=kind.title,
@@ -123,11 +126,13 @@ def problem(kind: Kind, detail: str, faults: Sequence[FieldFault] = ()) -> Probl
         detail=detail,
         instance=f"urn:uuid:{uuid.uuid4()}",
         errors=list(faults),
+        request_id=request_id(),
     )
 
 
 def as_response(document: Problem, retry_after: float = 0) -> Response:
     """A problem document as a response; `retry_after` is in seconds, rounded up."""
+    note_outcome(document.type.removeprefix(URN))
     headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after else {}
     if document.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         headers["Connection"] = "close"  # the rest of the body will not be read

@@ -22,7 +22,7 @@ from engines.events import (
     UnionReady,
 )
 from server.collect import draw_heatmap
-from server.errors import problem_of
+from server.errors import URN, problem_of
 from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
@@ -35,6 +35,7 @@ from server.schemas import (
     UnionInfo,
     UsageInfo,
 )
+from server.telemetry.record import note_outcome
 
 
 class _Event(BaseModel):
@@ -161,9 +162,11 @@ class Narrator:
 
     def fail(self, error: Exception, where: str) -> ErrorEvent:
         """The error that ends the request, as a problem document; `where` is for the log."""
+        document = problem_of(error, where)
+        note_outcome(document.type.removeprefix(URN))
         return ErrorEvent(
             **self._stamp(),
-            problem=problem_of(error, where),
+            problem=document,
             retry_after=getattr(error, "retry_after", None),
         )
 

@@ -14,6 +14,7 @@ from engines.mllm.launcher import VllmServers
 from engines.vision.runtimes import open_runtime
 from server.services import Engines
 from server.settings import Settings
+from server.telemetry.telemetry import Telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +24,19 @@ class OpenEngines:
     engines: Engines
     servers: VllmServers | None
 
+    @property
+    def launched(self) -> dict[str, str]:
+        """Where those servers are, by role."""
+        if self.servers is None:
+            return {}
+        return {"reason": self.servers.reason_url, "concentrate": self.servers.concentrate_url}
+
 
 @asynccontextmanager
-async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
+async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -> AsyncIterator[OpenEngines]:
     """Load the bundle and the vision runtime while the vLLM servers start; these may still be loading then.
+
+    `telemetry` hears of the vLLM servers' health and load.
 
     Raises:
         BundleError: the bundle is not whole.
@@ -35,7 +45,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        if settings.reason_url is None or settings.concentrate_url is None:
+        if not settings.reason_url:
             servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir)
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
@@ -43,9 +53,9 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
         )
         stack.callback(vision.close)
         tokens = SpecialTokens.load(bundle.mllm_path)
-        reason_url = servers.reason_url if servers else settings.reason_url
-        concentrate_url = servers.concentrate_url if servers else settings.concentrate_url
-        assert reason_url is not None
-        assert concentrate_url is not None
-        mllm = await stack.enter_async_context(MllmClient(bundle.answer, tokens, reason_url, concentrate_url))
+        reason = (servers.reason_url,) if servers else settings.reason_url
+        concentrate = (servers.concentrate_url,) if servers else settings.concentrate_url
+        observer = telemetry.servers if telemetry else None
+        client = MllmClient(bundle.answer, tokens, reason, concentrate, observer=observer)
+        mllm = await stack.enter_async_context(client)
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)

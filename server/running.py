@@ -19,6 +19,8 @@ from server.opening import open_engines
 from server.services import Engines, open_services
 from server.settings import Settings
 from server.sockets import largest_frame
+from server.telemetry.spans import open_spans, tracing_wanted
+from server.telemetry.telemetry import Telemetry
 
 BACKLOG = 2048
 POLL_SECONDS = 0.25
@@ -78,8 +80,8 @@ async def run_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
         BundleError, BackendUnavailable: as `open_engines`.
     """
     with _listen(settings.host, settings.port) as listening:
-        async with open_engines(settings) as opened:
-            app = create_app(lambda: open_services(opened.engines, settings))
+        async with open_telemetry(settings) as telemetry, open_engines(settings, telemetry) as opened:
+            app = create_app(lambda: open_services(opened.engines, settings, telemetry, opened.launched))
             config = uvicorn.Config(
                 app,
                 lifespan="on",
@@ -99,6 +101,17 @@ async def run_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
             finally:
                 server.should_exit = True
                 await asyncio.gather(serving, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_telemetry(settings: Settings) -> AsyncIterator[Telemetry]:
+    """Metrics and, where the settings or OpenTelemetry's environment ask for them, traces."""
+    spans = open_spans(tracing_wanted(settings.tracing))
+    telemetry = Telemetry(spans, log_prompts=settings.log_prompts)
+    try:
+        yield telemetry
+    finally:
+        await telemetry.aclose()
 
 
 def _listen(host: str, port: int) -> socket.socket:

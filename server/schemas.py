@@ -276,6 +276,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     errors: list[FieldFault] = []
+    request_id: str | None = Field(default=None, description="As in the response's `X-Request-ID`.")
 
 
 class BatchResult(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from server.remote_images import RemoteImages
 from server.schemas import ModelInfo, SegmentOptions
 from server.settings import MIB, Settings, StreamLimits
 from server.sources import ImageSources
+from server.telemetry.pages import VllmPages
+from server.telemetry.telemetry import Telemetry
 from server.uploads import UploadLimits
 
 WARM_UP_SECONDS = 60.0
@@ -85,6 +87,9 @@ class Services:
     upload_limits: UploadLimits
     stream_limits: StreamLimits
     default_timeout_ms: int
+    telemetry: Telemetry
+    vllm_pages: VllmPages
+    metrics_local: bool
 
     def deadline(self, options: SegmentOptions) -> Deadline:
         """The deadline of a request that has just been read."""
@@ -109,11 +114,27 @@ IN_PLACE = Depends(_place)
 
 
 @asynccontextmanager
-async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[Services]:
-    """The services on open engines. A task of theirs tries requests until one passes: then they are ready."""
+async def open_services(
+    engines: Engines,
+    settings: Settings,
+    telemetry: Telemetry | None = None,
+    launched: Mapping[str, str] | None = None,
+) -> AsyncIterator[Services]:
+    """The services on open engines. A task of theirs tries requests until one passes: then they are ready.
+
+    `telemetry` is what the engines tell theirs to. `launched` are the URLs, by role, of the vLLM servers that
+    were started here.
+    """
+    telemetry = telemetry or Telemetry()
+    telemetry.running(engines.name, str(engines.vision.info().get("runtime", "")))
     with ThreadPoolExecutor(settings.image_threads, "image") as image_threads:
         async with open_pipeline(
-            engines.answer, engines.mask_threshold, engines.mllm, engines.vision, settings.pipeline_limits
+            engines.answer,
+            engines.mask_threshold,
+            engines.mllm,
+            engines.vision,
+            settings.pipeline_limits,
+            pipeline_observer=telemetry.pipeline,
         ) as pipeline:
             limits = settings.upload_limits.image
             loader = ImageLoader(
@@ -135,6 +156,9 @@ async def open_services(engines: Engines, settings: Settings) -> AsyncIterator[S
                 upload_limits=settings.upload_limits,
                 stream_limits=settings.stream_limits,
                 default_timeout_ms=settings.default_timeout_ms,
+                telemetry=telemetry,
+                vllm_pages=VllmPages(launched or {}),
+                metrics_local=settings.metrics == "local",
             )
             warming = asyncio.create_task(services.readiness.warm_up())
             warming.add_done_callback(_log_failure)

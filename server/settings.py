@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import httpx
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import from_json
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 import engines
 from engines.assembly import PipelineLimits
@@ -15,10 +25,33 @@ from engines.batching import BatchLimits
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import RuntimeName
 from server.images import MEGA, ImageLimits
+from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
 
 MIB = 1024 * 1024
 DEMO_BUNDLE = Path(engines.__file__).parent / "demo" / "bundle"
+
+
+def _several(given: object) -> object:
+    """A JSON list, or values between commas."""
+    if not isinstance(given, str):
+        return given
+    if given.lstrip().startswith("["):
+        return from_json(given)
+    return [url.strip() for url in given.split(",") if url.strip()]
+
+
+def _http_url(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"{url!r} is not an http:// or https:// URL")
+    return url.rstrip("/")
+
+
+Urls = Annotated[tuple[Annotated[str, AfterValidator(_http_url)], ...], NoDecode, BeforeValidator(_several)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +83,19 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     shutdown_seconds: PositiveInt = 10
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "auto"
+    log_prompts: bool = False
     log_dir: Path | None = None
+
+    metrics: Literal["open", "local"] = "open"
+    tracing: bool | None = None
 
     vision: RuntimeName = "auto"
     vision_threads: PositiveInt | None = None
     cache_dir: Path | None = None
 
-    reason_url: str | None = None
-    concentrate_url: str | None = None
+    reason_url: Urls = ()
+    concentrate_url: Urls = ()
     vllm: VllmConfig = VllmConfig()
 
     max_in_flight: PositiveInt = 16
@@ -87,7 +125,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _both_urls_or_none(self) -> Self:
-        if (self.reason_url is None) != (self.concentrate_url is None):
+        if bool(self.reason_url) != bool(self.concentrate_url):
             raise ValueError("reason_url and concentrate_url go together: set both or none")
         return self
 

@@ -70,6 +70,7 @@ class Session:
         """Whose image the next binary frame is."""
         self._itself = Narrator(None, services.model.id)
         self._malformed = 0
+        self._begun = 0
 
     async def run(self) -> None:
         """Serve the connection, which has been accepted, until either side ends it."""
@@ -160,7 +161,9 @@ class Session:
         if frame is not None:
             self._owed = asked
         self._requests[message.id] = asked
-        asked.task = asyncio.create_task(self._serve(asked))
+        self._begun += 1
+        work = self._services.telemetry.follow(lambda: self._serve(asked), self._begun)
+        asked.task = asyncio.create_task(work)
 
     async def _cancel(self, id: str) -> None:
         asked = self._requests.get(id)

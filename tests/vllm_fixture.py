@@ -41,7 +41,8 @@ class ServedModel:
 
     def client(self) -> MllmClient:
         """A new client of both servers; use it as an async context manager."""
-        return MllmClient(self.answer, SpecialTokens.load(self.path), self.reason_url, self.concentrate_url)
+        tokens = SpecialTokens.load(self.path)
+        return MllmClient(self.answer, tokens, (self.reason_url,), (self.concentrate_url,))
 
 
 def demo_bundle() -> Path | None:

@@ -11,19 +11,21 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import InvalidInput, MllmUnavailable
+from engines.errors import InvalidInput
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
-from engines.mllm.role import VllmRole
+from engines.mllm.routing.fitness import RoutingLimits
+from engines.mllm.routing.role import RoutedRole
 from engines.mllm.wire import ChatAnswer, Generation, Pooling, PoolingAnswer, Prefill, Usage
+from engines.observers import MllmObserver
 
 
 class MllmClient:
-    """Asks a ``reason`` server to generate and a ``concentrate`` server for last-token states.
+    """Asks ``reason`` servers to generate and ``concentrate`` servers for last-token states.
 
     `prompt` is the user's text as it came: special tokens in it, and in the `reasoning` handed back in, reach
     the model as plain text. `timeout` is in seconds from the call. Every method raises MllmUnavailable,
@@ -31,17 +33,26 @@ class MllmClient:
     """
 
     def __init__(
-        self, answer: AnswerFormat, tokens: SpecialTokens, reason_url: str, concentrate_url: str
+        self,
+        answer: AnswerFormat,
+        tokens: SpecialTokens,
+        reason_urls: tuple[str, ...],
+        concentrate_urls: tuple[str, ...],
+        *,
+        limits: RoutingLimits | None = None,
+        observer: MllmObserver | None = None,
     ) -> None:
-        """Raises BundleError if the tokenizer lacks a token of the answer."""
+        """At least one URL for each role. Raises BundleError if the tokenizer lacks a token of the answer."""
         for token in answer.tokens.required():
             tokens.id(token)
         self._answer = answer
         self._tokens = tokens
-        self._reason = VllmRole("reason", reason_url)
-        self._concentrate = VllmRole("concentrate", concentrate_url)
+        self._reason = RoutedRole("reason", reason_urls, limits, observer)
+        self._concentrate = RoutedRole("concentrate", concentrate_urls, limits, observer)
 
     async def __aenter__(self) -> Self:
+        self._reason.start()
+        self._concentrate.start()
         return self
 
     async def __aexit__(
@@ -50,12 +61,12 @@ class MllmClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to both servers."""
+        """Close the connections to all servers."""
         await self._reason.aclose()
         await self._concentrate.aclose()
 
     async def health(self) -> tuple[RoleHealth, RoleHealth]:
-        """How the reason and the concentrate server are; never raises."""
+        """How the reason and the concentrate servers are; never raises."""
         reason, concentrate = await asyncio.gather(self._reason.health(), self._concentrate.health())
         return reason, concentrate
 
@@ -83,8 +94,6 @@ class MllmClient:
                     yield ReasoningDelta(text)
                 if parser.done and not finished:
                     break
-        if not (finished or parser.done):
-            raise MllmUnavailable("the reason server ended its answer in the middle")
         if text := parser.finish():
             yield ReasoningDelta(text)
         yield ReasoningEnd(parser.text, usage.prompt_tokens, usage.completion_tokens, parser.closed)

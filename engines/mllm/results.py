@@ -50,7 +50,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class RoleHealth:
-    """Whether one vLLM server answers; `detail` says why not."""
+    """Whether a role has a vLLM server that answers; `detail` says which one does not, and why."""
 
     role: str
     healthy: bool

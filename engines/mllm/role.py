@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -27,18 +27,23 @@ LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion
 """What vLLM names when a request does not fit into the model's context."""
 
 
+class RequestRefused(MllmUnavailable):
+    """The server is well but refuses this very request; another one would, too."""
+
+
 class VllmRole:
-    """A vLLM server with one role, ``reason`` or ``concentrate``.
+    """One vLLM server with one role, ``reason`` or ``concentrate``.
 
     Every call raises MllmUnavailable when the server cannot be reached, fails or refuses, DeadlineExceeded at
     `deadline` (the event loop's clock, seconds), and InvalidInput when the text is too long for the model.
     An image the server has seen is sent by name only; should the server have dropped it, the call is repeated
-    with the data.
+    with the data. `headers` gives what goes along with a call that is about to be made.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         self.name = name
         self.url = url
+        self._headers = headers
         self._known = _RecentNames(KNOWN_IMAGES)
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -61,6 +66,7 @@ class VllmRole:
         """Send a request and yield its events; closing the generator makes the server abort the request."""
         async with self._edge(deadline):
             response = await self._send(request, stream=True)
+        finished = False
         try:
             lines = response.aiter_lines()
             while True:
@@ -68,9 +74,12 @@ class VllmRole:
                     line = await anext(lines, LAST_LINE)
                     chunk = self._chunk(line)
                 if line == LAST_LINE:
-                    return
+                    break
                 if chunk is not None:
+                    finished = finished or chunk.finished
                     yield chunk
+            if not finished:
+                raise MllmUnavailable(f"the {self.name} server ended its answer in the middle")
         finally:
             await response.aclose()
 
@@ -99,7 +108,8 @@ class VllmRole:
     async def _post(self, request: Generation | Pooling, *, with_data: bool, stream: bool) -> httpx.Response:
         body = request.body(with_data=with_data)
         return await self._client.send(
-            self._client.build_request("POST", request.path, json=body), stream=stream
+            self._client.build_request("POST", request.path, json=body, headers=self._headers()),
+            stream=stream,
         )
 
     def _chunk(self, line: str) -> ChatChunk | None:
@@ -117,7 +127,8 @@ class VllmRole:
             error = ErrorBody(message=content[:200].decode("utf-8", "replace"))
         if status == httpx.codes.BAD_REQUEST and error.param in LENGTHS:
             return InvalidInput("prompt: too long for the model together with the image and the reasoning")
-        return MllmUnavailable(f"the {self.name} server refused ({status}): {error.message}")
+        refusal = RequestRefused if status == httpx.codes.BAD_REQUEST else MllmUnavailable
+        return refusal(f"the {self.name} server refused ({status}): {error.message}")
 
     @asynccontextmanager
     async def _edge(self, deadline: float) -> AsyncIterator[None]:

@@ -25,11 +25,12 @@ from engines.errors import EngineError
 from engines.evaluation.samples import SAMPLES, Sample
 from engines.mllm.launcher import ServerStatus
 from server.client import SegmentClient, SegmentFailed
-from server.commands.serve import START_SECONDS, read_settings, start_logging
+from server.commands.serve import START_SECONDS, read_settings
 from server.overlay import draw_overlay
 from server.running import run_gateway
 from server.schemas import SegmentResponse
 from server.settings import Settings
+from server.telemetry.logs import start_logging
 
 WIDTH = 118  # characters of the table
 WORDS_SHOWN = 90  # characters of the reasoning
@@ -46,7 +47,7 @@ def demo(
     settings = read_settings(port=port, log_dir=out)
     out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=out / "gateway.log", filemode="w")  # not between the lines of the table
-    start_logging(settings)
+    start_logging(settings.log_level, settings.log_format)
     logging.getLogger("engines.vision").addHandler(
         logging.StreamHandler(sys.stdout)
     )  # exports, once, for a while

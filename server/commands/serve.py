@@ -17,6 +17,7 @@ from engines.mllm.launcher import ServerStatus
 from engines.vision.runtimes import RuntimeName
 from server.running import RunningGateway, run_gateway
 from server.settings import Settings
+from server.telemetry.logs import LogFormat, start_logging
 
 START_SECONDS = 1800.0
 
@@ -29,8 +30,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port to listen on. [8000]")] = None,
     vision: Annotated[RuntimeName | None, typer.Option(help="The vision runtime. [auto]")] = None,
     vision_threads: Annotated[int | None, typer.Option(help="CPU threads of the vision runtime.")] = None,
-    reason_url: Annotated[str | None, typer.Option(help="A vLLM server that runs elsewhere.")] = None,
-    concentrate_url: Annotated[str | None, typer.Option(help="A vLLM pooling server elsewhere.")] = None,
+    reason_url: Annotated[
+        list[str] | None, typer.Option(help="A vLLM server that runs elsewhere; can be given many times.")
+    ] = None,
+    concentrate_url: Annotated[
+        list[str] | None, typer.Option(help="A vLLM pooling server elsewhere; can be given many times.")
+    ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="Devices for each vLLM server.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The language model's dtype. [bfloat16]")] = None,
     memory_share: Annotated[
@@ -42,6 +47,8 @@ def serve(
     max_in_flight: Annotated[int | None, typer.Option(help="Requests worked on at once. [16]")] = None,
     max_queued: Annotated[int | None, typer.Option(help="Requests that may wait. [64]")] = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option()] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="JSON unless it is a terminal. [auto]")] = None,
+    log_prompts: Annotated[bool | None, typer.Option("--log-prompts", help="Also log the prompts.")] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Also write vLLM's logs to files here.")] = None,
 ) -> None:
     """Serve a bundle over HTTP until SIGINT or SIGTERM. Starts two vLLM servers unless URLs are given.
@@ -54,11 +61,13 @@ def serve(
         "port": port,
         "vision": vision,
         "vision_threads": vision_threads,
-        "reason_url": reason_url,
-        "concentrate_url": concentrate_url,
+        "reason_url": reason_url or None,
+        "concentrate_url": concentrate_url or None,
         "max_in_flight": max_in_flight,
         "max_queued": max_queued,
         "log_level": log_level,
+        "log_format": log_format,
+        "log_prompts": log_prompts,
         "log_dir": log_dir,
         "vllm": chosen(
             tensor_parallel_size=tensor_parallel_size,
@@ -70,7 +79,7 @@ def serve(
         ),
     }
     settings = read_settings(**given)
-    start_logging(settings)
+    start_logging(settings.log_level, settings.log_format)
     try:
         uvloop.run(serve_until_signalled(settings))
     except (EngineError, OSError) as error:
@@ -92,13 +101,6 @@ def read_settings(**given: object) -> Settings:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise typer.BadParameter("; ".join(faults)) from error
-
-
-def start_logging(settings: Settings) -> None:
-    """Log to standard error; libraries only speak up when something is wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in ("server", "engines"):
-        logging.getLogger(name).setLevel(settings.log_level.upper())
 
 
 async def serve_until_signalled(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from engines.vision.runtimes.torch_cpu import TorchRuntime
 from server.app import create_app
 from server.services import Engines, Services, open_services
 from server.settings import Settings
+from server.telemetry.telemetry import Telemetry
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
 
 
@@ -57,18 +58,22 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
 
 @pytest.fixture
 def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> OpenGateway:
-    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for `mllm`."""
+    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for `mllm` and `telemetry`."""
     monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.01)
 
     @asynccontextmanager
     async def opened(
-        mllm: ScriptedMllm | None = None, *, wait: bool = True, **settings: object
+        mllm: ScriptedMllm | None = None,
+        *,
+        wait: bool = True,
+        telemetry: Telemetry | None = None,
+        **settings: object,
     ) -> AsyncIterator[Gateway]:
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
         preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
         engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision)
-        app = create_app(lambda: open_services(engines, Settings.model_validate(settings)))
+        app = create_app(lambda: open_services(engines, Settings.model_validate(settings), telemetry))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

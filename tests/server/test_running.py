@@ -47,7 +47,7 @@ async def lonely(bundle: Path) -> AsyncIterator[RunningGateway]:
 
 def settings_for(bundle: Path, reason_url: str, concentrate_url: str) -> Settings:
     return Settings(
-        bundle=bundle, port=0, vision="torch", reason_url=reason_url, concentrate_url=concentrate_url
+        bundle=bundle, port=0, vision="torch", reason_url=(reason_url,), concentrate_url=(concentrate_url,)
     )
 
 

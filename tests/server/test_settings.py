@@ -26,6 +26,24 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.M
     )
 
 
+A, B = "http://a:8100", "https://b/vllm"
+
+
+@pytest.mark.parametrize("given", [f"{A},{B}", f" {A}/ , {B},", f'["{A}", "{B}"]'])
+def test_several_servers_of_a_role(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("R2SM_REASON_URL", given)
+    monkeypatch.setenv("R2SM_CONCENTRATE_URL", A)
+    settings = read_settings()
+    assert (settings.reason_url, settings.concentrate_url) == ((A, B), (A,))
+    assert read_settings(reason_url=[B]).reason_url == (B,)
+
+
+@pytest.mark.parametrize("url", ["vllm:8100", "ftp://x", "http://", "http://x:port", "[1"])
+def test_a_server_that_is_no_url_is_named(url: str) -> None:
+    with pytest.raises(typer.BadParameter, match="reason_url"):
+        read_settings(reason_url=url, concentrate_url=A)
+
+
 @pytest.mark.parametrize(
     "given",
     [{"reason_url": "http://x"}, {"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],

@@ -13,9 +13,10 @@ Reply = Callable[["Exchange"], Awaitable[None]]
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and the way to answer it."""
+    """One request, its headers by lower-case name, and the way to answer it."""
 
     path: str
+    headers: dict[str, str]
     body: dict[str, object]
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -54,11 +55,10 @@ async def scripted_server(reply: Reply) -> AsyncIterator[ScriptedServer]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(
-            (int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0
-        )
-        body = json.loads(await reader.readexactly(length) or b"{}")
-        exchange = Exchange(head.split()[1], body, reader, writer)
+        lines = (line.partition(": ") for line in head.splitlines()[1:])
+        headers = {name.lower(): value for name, _, value in lines}
+        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
+        exchange = Exchange(head.split()[1], headers, body, reader, writer)
         scripted.seen.append(exchange)
         await reply(exchange)
         writer.close()

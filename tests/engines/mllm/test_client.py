@@ -41,8 +41,10 @@ async def client_of(
     reply: Reply, answer: AnswerFormat = ANSWER
 ) -> AsyncIterator[tuple[MllmClient, ScriptedServer]]:
     """A client whose two roles are one scripted server."""
-    async with scripted_server(reply) as server, MllmClient(answer, TOKENS, server.url, server.url) as client:
-        yield client, server
+    async with scripted_server(reply) as server:
+        urls = (server.url,)
+        async with MllmClient(answer, TOKENS, urls, urls) as client:
+            yield client, server
 
 
 def chunk(text: str, finish: str | None = None) -> dict[str, object]:
@@ -305,7 +307,7 @@ Call = Callable[[MllmClient], Awaitable[object]]
 @pytest.mark.parametrize("call", CALLS)
 async def test_a_server_that_is_away(call: Call, unused_tcp_port: int) -> None:
     url = f"http://127.0.0.1:{unused_tcp_port}"
-    async with MllmClient(ANSWER, TOKENS, url, url) as client:
+    async with MllmClient(ANSWER, TOKENS, (url,), (url,)) as client:
         with pytest.raises(MllmUnavailable) as fault:
             await call(client)
         assert fault.value.retry_after > 0
@@ -399,4 +401,4 @@ async def test_health_of_a_server_that_is_up_and_of_one_that_is_ill() -> None:
 
 def test_a_tokenizer_without_the_answers_tokens_is_refused() -> None:
     with pytest.raises(BundleError, match="<REF_POS>"):
-        MllmClient(ANSWER, SpecialTokens({"<MODAL>": 1}), "http://127.0.0.1:1", "http://127.0.0.1:1")
+        MllmClient(ANSWER, SpecialTokens({"<MODAL>": 1}), ("http://127.0.0.1:1",), ("http://127.0.0.1:1",))

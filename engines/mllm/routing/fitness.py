@@ -1,0 +1,82 @@
+"""Whether one server may be asked: ejected after failures, back after a probe that finds it well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingLimits:
+    """When servers go and come back; times in seconds.
+
+    So many `failures` in a row eject a server. It is probed `first_pause` later, then after pauses that double
+    up to `longest_pause`; a server that was back for less than `stable` goes on where its pauses ended. One that
+    may be asked is probed `probe_every` so often.
+    """
+
+    failures: int = 2
+    first_pause: float = 1.0
+    longest_pause: float = 10.0
+    stable: float = 60.0
+    probe_every: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.failures < 1 or min(self.first_pause, self.longest_pause, self.probe_every) <= 0:
+            raise ValueError(f"limits must be positive: {self}")
+
+
+class Fitness:
+    """One server's record. `now` is in seconds on any clock that never goes back.
+
+    A probe that succeeds does not excuse failures of calls: a server may say that it is well and fail all the
+    same.
+    """
+
+    def __init__(self, limits: RoutingLimits, now: float) -> None:
+        self._limits = limits
+        self._failures = 0
+        self._pause = 0.0
+        self._back = now - limits.stable
+        self._due = now + limits.probe_every
+        self.fit = True
+
+    def until_probe(self, now: float) -> float:
+        """Seconds until the next probe is due, at least 0."""
+        return max(self._due - now, 0.0)
+
+    def succeeded(self, now: float) -> None:
+        """A call was answered; that proves as much as a probe."""
+        self._failures = 0
+        if not self.fit:
+            self._return(now)
+
+    def failed(self, now: float) -> bool:
+        """A call failed; whether that has ejected the server."""
+        self._failures += 1
+        if not self.fit or self._failures < self._limits.failures:
+            return False
+        self.fit = False
+        if now - self._back >= self._limits.stable:
+            self._pause = 0.0
+        self._wait_longer(now)
+        return True
+
+    def probed(self, well: bool, now: float) -> bool:
+        """A probe has ended; whether that has ejected the server. One that comes early cannot put off the next."""
+        if self.fit:
+            self._due = now + self._limits.probe_every
+            return not well and self.failed(now)
+        if well:
+            self._failures = 0
+            self._return(now)
+        elif now >= self._due:
+            self._wait_longer(now)
+        return False
+
+    def _return(self, now: float) -> None:
+        self.fit, self._back = True, now
+        self._due = now + self._limits.probe_every
+
+    def _wait_longer(self, now: float) -> None:
+        self._pause = min(max(2 * self._pause, self._limits.first_pause), self._limits.longest_pause)
+        self._due = now + self._pause

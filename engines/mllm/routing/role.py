@@ -1,0 +1,179 @@
+"""RoutedRole: all vLLM servers of one role, asked as if they were one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from engines.errors import MllmUnavailable
+from engines.mllm.results import RoleHealth
+from engines.mllm.role import RequestRefused, VllmRole
+from engines.mllm.routing.choice import choose
+from engines.mllm.routing.fitness import Fitness, RoutingLimits
+from engines.mllm.wire import ChatChunk, Generation, Pooling
+from engines.observers import MllmObserver, NoMllmObserver
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Server:
+    """One server, its record, and how many calls it is working on."""
+
+    role: VllmRole
+    fitness: Fitness
+    outstanding: int = 0
+    ejected: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return self.role.url
+
+
+class RoutedRole:
+    """Servers of one role, ``reason`` or ``concentrate``; calls and errors are those of `VllmRole`.
+
+    A call that fails is made once more on another server, as long as the caller has been given no text. While
+    every server is ejected all of them are asked again, so that one which is back is found at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        urls: Sequence[str],
+        limits: RoutingLimits | None = None,
+        observer: MllmObserver | None = None,
+    ) -> None:
+        """`urls` is not empty. Must be made where an event loop runs."""
+        self.name = name
+        self._observer = observer or NoMllmObserver()
+        self._clock = asyncio.get_running_loop().time
+        limits = limits or RoutingLimits()
+        self._servers = [
+            _Server(VllmRole(name, url, self._observer.headers), Fitness(limits, self._clock()))
+            for url in dict.fromkeys(urls)
+        ]
+        self._watching: list[asyncio.Task[None]] = []
+        for server in self._servers:
+            self._tell(server)
+
+    def start(self) -> None:
+        """Begin to probe the servers now and then."""
+        self._watching = [asyncio.create_task(self._watch(server)) for server in self._servers]
+
+    async def aclose(self) -> None:
+        """Stop probing and close the connections."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        await asyncio.gather(*(server.role.aclose() for server in self._servers))
+
+    async def call(self, request: Generation | Pooling, answer: type[Answer], deadline: float) -> Answer:
+        """Send a request and read its whole answer."""
+        server = self._choose(request, self._servers)
+        try:
+            with self._working(server):
+                return await server.role.call(request, answer, deadline)
+        except MllmUnavailable as fault:
+            other = self._other(server, request, fault)
+        with self._working(other):
+            return await other.role.call(request, answer, deadline)
+
+    async def stream(self, request: Generation, deadline: float) -> AsyncGenerator[ChatChunk]:
+        """Send a request and yield its events; closing the generator makes the server abort the request."""
+        server, told = self._choose(request, self._servers), False
+        try:
+            async with aclosing(self._stream_from(server, request, deadline)) as chunks:
+                async for chunk in chunks:
+                    told = told or bool(chunk.text)
+                    yield chunk
+            return
+        except MllmUnavailable as fault:
+            if told:
+                raise
+            other = self._other(server, request, fault)
+        async with aclosing(self._stream_from(other, request, deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def health(self) -> RoleHealth:
+        """Whether any server is well, and which ones are not; never raises."""
+        every = await asyncio.gather(*(self._probe(server) for server in self._servers))
+        detail = "; ".join(one.detail for one in every if not one.healthy)
+        return RoleHealth(self.name, any(one.healthy for one in every), detail)
+
+    async def _stream_from(
+        self, server: _Server, request: Generation, deadline: float
+    ) -> AsyncGenerator[ChatChunk]:
+        with self._working(server):
+            async with aclosing(server.role.stream(request, deadline)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    def _choose(self, request: Generation | Pooling, servers: Sequence[_Server]) -> _Server:
+        fit = [server for server in servers if server.fitness.fit]
+        return choose(fit or servers, request.image.digest)
+
+    def _other(self, failed: _Server, request: Generation | Pooling, fault: MllmUnavailable) -> _Server:
+        """The server to ask in place of one that failed. Raises `fault` if there is none, or no use in it."""
+        others = [server for server in self._servers if server is not failed and server.fitness.fit]
+        if isinstance(fault, RequestRefused) or not others:
+            raise fault
+        log.warning("asking another %s server: %s", self.name, fault)
+        self._observer.retried(self.name)
+        return self._choose(request, others)
+
+    @contextmanager
+    def _working(self, server: _Server) -> Iterator[None]:
+        """Count a call as the server's work, and its end for or against the server."""
+        server.outstanding += 1
+        self._tell(server)
+        try:
+            yield
+            server.fitness.succeeded(self._clock())
+        except (RequestRefused, GeneratorExit):  # a stream that was closed had begun
+            server.fitness.succeeded(self._clock())
+            raise
+        except MllmUnavailable as fault:
+            if server.fitness.failed(self._clock()):
+                self._eject(server, str(fault))
+            raise
+        finally:
+            server.outstanding -= 1
+            self._tell(server)
+
+    async def _watch(self, server: _Server) -> None:
+        while True:
+            wait = server.fitness.until_probe(self._clock())
+            server.ejected.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await server.ejected.wait()
+                    continue  # its next probe is due at another time now
+            await self._probe(server)
+
+    async def _probe(self, server: _Server) -> RoleHealth:
+        was_fit = server.fitness.fit
+        health = await server.role.health()
+        if server.fitness.probed(health.healthy, self._clock()):
+            self._eject(server, health.detail)
+        elif server.fitness.fit and not was_fit:
+            log.warning("the %s server at %s is back", self.name, server.url)
+        self._tell(server)
+        return health
+
+    def _eject(self, server: _Server, why: str) -> None:
+        log.warning("the %s server at %s is left out until it is well: %s", self.name, server.url, why)
+        self._observer.ejected(self.name, server.url)
+        server.ejected.set()
+
+    def _tell(self, server: _Server) -> None:
+        self._observer.server(self.name, server.url, fit=server.fitness.fit, outstanding=server.outstanding)

@@ -1,0 +1,277 @@
+"""Several servers of a role, against scripted HTTP servers that stand in for vLLM: retry, ejection, return."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from engines.errors import DeadlineExceeded, MllmUnavailable
+from engines.mllm.image import MllmImage
+from engines.mllm.role import RequestRefused
+from engines.mllm.routing.choice import choose
+from engines.mllm.routing.fitness import RoutingLimits
+from engines.mllm.routing.role import RoutedRole
+from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
+from tests.engines.mllm.scripted_server import Exchange, scripted_server
+
+LIMITS = RoutingLimits(failures=2, first_pause=0.05, longest_pause=0.1, probe_every=0.05)
+PATIENT = RoutingLimits(failures=2, first_pause=600, longest_pause=600, probe_every=600)
+VECTOR = {"index": 0, "object": "embedding", "embedding": base64.b64encode(bytes(8)).decode()}
+SECONDS = 10.0
+
+
+@dataclass
+class StandIn:
+    """In a vLLM server's place: well or `sick`, silent, breaking off, or holding its answers back at a `gate`."""
+
+    sick: bool = False
+    refusing: bool = False
+    words: tuple[str, ...] = ("a", "b")
+    breaks_after: int | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    @property
+    def outstanding(self) -> int:
+        return 0
+
+    async def reply(self, exchange: Exchange) -> None:
+        if exchange.path == "/health":
+            await exchange.respond({}, 503 if self.sick else 200)
+            return
+        self.asked.append(exchange.path)
+        await self.gate.wait()
+        if self.sick or self.refusing:
+            await exchange.respond({"error": {"message": "no"}}, 500 if self.sick else 400)
+        elif exchange.path == "/v1/embeddings":
+            await exchange.respond({"data": [VECTOR]})
+        else:
+            await self._stream(exchange)
+
+    async def _stream(self, exchange: Exchange) -> None:
+        chunks = [{"choices": [{"delta": {"content": word}}]} for word in ("", *self.words)]
+        end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+        await exchange.stream(*[*chunks, end, "[DONE]"][: self.breaks_after])
+
+
+@dataclass
+class Heard:
+    """An observer that remembers."""
+
+    fit: dict[str, bool] = field(default_factory=dict)
+    outstanding: dict[str, int] = field(default_factory=dict)
+    ejections: list[str] = field(default_factory=list)
+    retries: int = 0
+
+    def headers(self) -> Mapping[str, str]:
+        return {"x-test": "yes"}
+
+    def server(self, role: str, url: str, *, fit: bool, outstanding: int) -> None:
+        self.fit[url], self.outstanding[url] = fit, outstanding
+
+    def ejected(self, role: str, url: str) -> None:
+        self.ejections.append(url)
+
+    def retried(self, role: str) -> None:
+        self.retries += 1
+
+
+@dataclass
+class Farm:
+    """A role and its servers in the order in which the image likes them."""
+
+    role: RoutedRole
+    servers: list[StandIn]
+    heard: Heard
+
+    async def call(self) -> None:
+        await self.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
+
+    async def stream(self) -> list[str]:
+        return [text async for text in self.texts()]
+
+    async def texts(self) -> AsyncGenerator[str]:
+        async with aclosing(self.role.stream(Generation(PREFILL, {}), deadline())) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    yield chunk.text
+
+    def asked(self) -> list[int]:
+        return [len(server.asked) for server in self.servers]
+
+    async def until(self, url: str, *, fit: bool) -> None:
+        async with asyncio.timeout(SECONDS):
+            while self.heard.fit[url] != fit:  # noqa: ASYNC110  # an observer is told, not asked
+                await asyncio.sleep(0.01)
+
+
+PREFILL = Prefill(MllmImage("sha256:a", "data:,", 28, 28), "the mug", "")
+
+
+def deadline(seconds: float = SECONDS) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+@asynccontextmanager
+async def farm(
+    number: int = 2, limits: RoutingLimits = PATIENT, *, watch: bool = False
+) -> AsyncIterator[Farm]:
+    async with AsyncExitStack() as stack:
+        servers, left, heard = [], [StandIn() for _ in range(number)], Heard()
+        for server in left:
+            server.url = (await stack.enter_async_context(scripted_server(server.reply))).url
+        role = RoutedRole("concentrate", [server.url for server in left], limits, heard)
+        stack.push_async_callback(role.aclose)
+        if watch:
+            role.start()
+        while left:
+            servers.append(choose(left, PREFILL.image.digest))
+            left.remove(servers[-1])
+        yield Farm(role, servers, heard)
+
+
+async def test_calls_about_one_image_stay_on_one_server() -> None:
+    async with farm(3) as those:
+        for _ in range(4):
+            await those.call()
+            assert await those.stream() == ["a", "b"]
+        assert those.asked() == [8, 0, 0]
+
+
+async def test_an_image_leaves_its_server_when_that_is_clearly_busier() -> None:
+    async with farm() as those:
+        those.servers[0].gate.clear()
+        calls = []
+        for _ in range(4):
+            calls.append(asyncio.create_task(those.call()))
+            await asyncio.sleep(0.05)
+        assert those.asked() == [3, 1]
+        assert those.heard.outstanding[those.servers[0].url] == 3
+        those.servers[0].gate.set()
+        await asyncio.gather(*calls)
+        assert set(those.heard.outstanding.values()) == {0}
+
+
+async def test_a_call_that_fails_is_made_once_more_elsewhere() -> None:
+    async with farm(3) as those:
+        those.servers[0].sick = True
+        await those.call()
+        assert await those.stream() == ["a", "b"]
+        assert those.asked() == [2, 2, 0]
+        assert those.heard.retries == 2
+        assert those.heard.ejections == [those.servers[0].url]
+        await those.call()
+        assert those.asked() == [2, 3, 0], "the server that failed twice is left out"
+
+
+async def test_a_call_is_made_no_third_time() -> None:
+    async with farm(3) as those:
+        those.servers[0].sick = those.servers[1].sick = True
+        with pytest.raises(MllmUnavailable):
+            await those.call()
+        assert those.asked() == [1, 1, 0]
+
+
+async def test_a_stream_that_broke_before_its_first_word_begins_again_elsewhere() -> None:
+    async with farm() as those:
+        for breaks in (0, 1):
+            those.servers[0].breaks_after = breaks
+            assert await those.stream() == ["a", "b"]
+        assert those.asked() == [2, 2]
+
+
+async def test_a_stream_that_has_told_something_is_not_begun_again() -> None:
+    async with farm() as those:
+        those.servers[0].breaks_after = 2
+        texts = those.texts()
+        assert await anext(texts) == "a"
+        with pytest.raises(MllmUnavailable):
+            await anext(texts)
+        assert those.asked() == [1, 0]
+
+
+async def test_a_refused_request_is_refused_at_once_and_held_against_nobody() -> None:
+    async with farm() as those:
+        those.servers[0].refusing = True
+        for _ in range(4):
+            with pytest.raises(RequestRefused):
+                await those.call()
+        assert (those.asked(), those.heard.ejections) == ([4, 0], [])
+
+
+async def test_a_deadline_is_held_against_nobody() -> None:
+    async with farm() as those:
+        those.servers[0].gate.clear()
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                await those.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline(0.3))
+        assert (those.asked(), those.heard.ejections) == ([3, 0], [])
+        assert set(those.heard.outstanding.values()) == {0}
+        those.servers[0].gate.set()
+
+
+async def test_streams_that_are_closed_early_leave_no_load() -> None:
+    async with farm() as those:
+        for _ in range(4):
+            texts = those.texts()
+            assert await anext(texts) == "a"
+            await texts.aclose()
+        assert set(those.heard.outstanding.values()) == {0}
+        assert those.asked() == [4, 0]
+
+
+async def test_when_all_are_away_calls_fail_and_the_first_that_is_back_serves() -> None:
+    async with farm() as those:
+        for server in those.servers:
+            server.sick = True
+        for _ in range(4):
+            with pytest.raises(MllmUnavailable):
+                await those.call()
+        assert sorted(those.heard.ejections) == sorted(server.url for server in those.servers)
+        assert not (await those.role.health()).healthy
+        those.servers[0].sick = False
+        await those.call()
+        assert those.heard.fit[those.servers[0].url]
+
+
+async def test_a_server_returns_after_a_probe_and_is_asked_again() -> None:
+    async with farm(limits=LIMITS, watch=True) as those:
+        home = those.servers[0]
+        home.sick = True
+        await those.until(home.url, fit=False)
+        await those.call()
+        assert those.asked() == [0, 1], "probes alone have found it out"
+        home.sick = False
+        await those.until(home.url, fit=True)
+        await those.call()
+        assert those.asked() == [1, 1]
+
+
+async def test_the_ejected_one_is_probed_after_its_own_pause() -> None:
+    """Not when the probe that was due while it was well would have come."""
+    limits = RoutingLimits(failures=1, first_pause=0.05, longest_pause=0.1, probe_every=600)
+    async with farm(limits=limits, watch=True) as those:
+        home = those.servers[0]
+        home.sick = True
+        await those.call()
+        assert not those.heard.fit[home.url]
+        home.sick = False
+        await those.until(home.url, fit=True)
+
+
+async def test_one_server_that_is_well_makes_the_role_healthy() -> None:
+    async with farm() as those:
+        those.servers[1].sick = True
+        health = await those.role.health()
+        assert health.healthy
+        assert those.servers[1].url in health.detail
+        assert those.servers[0].url not in health.detail
