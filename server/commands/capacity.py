@@ -23,7 +23,7 @@ from engines.errors import EngineError
 from server.client import SegmentClient, SegmentFailed
 
 SCENES = 50_000_000
-"""The seed of the first scene that is asked about while measuring."""
+"""The lowest seed of the scenes that are asked about while measuring; each time others, which no cache remembers."""
 REQUESTS = 40
 FEW = 4
 MANY = 16
@@ -87,12 +87,13 @@ async def measured(url: str, cores: int | None) -> StageTimes:
         SegmentFailed: it is away or fails.
         ValueError: it never reasoned.
     """
+    first = SCENES + random.randrange(SCENES)
     async with SegmentClient(url) as client:
-        alone, _ = await asked(client, 1, 0)
-        together, _ = await asked(client, FEW, REQUESTS)
+        alone, _ = await asked(client, 1, first)
+        together, _ = await asked(client, FEW, first + REQUESTS)
         times = fit(platform.processor() or platform.machine(), alone, together, FEW)
         times = times.model_copy(update={"cores": cores})
-        answered, rate = await asked(client, MANY, 2 * REQUESTS)
+        answered, rate = await asked(client, MANY, first + 2 * REQUESTS)
     tokens = sum(one.reasoning_tokens for one in answered) / len(answered)
     foretold = throughput(times, Work(max(1, round(tokens))), MANY, 2000)
     typer.echo(
@@ -102,13 +103,13 @@ async def measured(url: str, cores: int | None) -> StageTimes:
 
 
 async def asked(client: SegmentClient, clients: int, first: int) -> tuple[list[Measured], float]:
-    """Ask about `REQUESTS` scenes, so many at once. Returns what was answered, and requests a second."""
+    """Ask about `REQUESTS` scenes from seed `first` on, so many at once: what was answered, requests a second."""
     numbers = iter(range(first, first + REQUESTS))
     found: list[Measured] = []
 
     async def one_after_the_other() -> None:
         for number in numbers:
-            image, prompt = await asyncio.to_thread(question, SCENES + number)
+            image, prompt = await asyncio.to_thread(question, number)
             response = await client.segment(image, prompt, objects=1)
             found.append(Measured(response.timings_ms, response.usage.reasoning_tokens, len(response.masks)))
 

@@ -11,10 +11,10 @@ from engines.capacity.stages import StageTimes
 from server.cli import app
 from server.commands import capacity
 from tests.engines.capacity.times import TIMES
-from tests.server.conftest import OpenGateway
+from tests.server.conftest import open_gateway, photo, runtime
 from tests.server.test_live import Live, live
 
-__all__ = ["live"]
+__all__ = ["live", "open_gateway", "runtime"]
 
 
 @pytest.fixture
@@ -50,11 +50,18 @@ def test_what_cannot_be_planned_is_said_in_a_line(stages: Path, options: tuple[s
     assert "Traceback" not in result.output
 
 
-async def test_a_server_is_measured(
-    live: Live, monkeypatch: pytest.MonkeyPatch, open_gateway: OpenGateway
-) -> None:
+async def test_a_server_is_measured(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capacity, "REQUESTS", 4)
+    monkeypatch.setattr(
+        capacity, "question", lambda seed: (photo(), "the mug")
+    )  # scenes are too large for this gateway
     times = await capacity.measured(live.url, cores=2)
     assert isinstance(times, StageTimes)
     assert times.cores == 2
     assert times.encode_ms > 0
+
+
+def test_a_scene_and_its_prompt_are_real() -> None:
+    image, prompt = capacity.question(capacity.SCENES)
+    assert image.startswith(b"\x89PNG")
+    assert len(prompt) > 3
