@@ -26,8 +26,13 @@ class _Loader(yaml.SafeLoader):
     """YAML with Compose's two tags."""
 
 
+def _override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
+    assert isinstance(node, yaml.MappingNode)
+    return Override({str(key): value for key, value in loader.construct_mapping(node, deep=True).items()})
+
+
 _Loader.add_constructor("!reset", lambda loader, node: Reset())
-_Loader.add_constructor("!override", lambda loader, node: Override(loader.construct_mapping(node, deep=True)))
+_Loader.add_constructor("!override", _override)
 
 
 def read(name: str) -> dict[str, Any]:

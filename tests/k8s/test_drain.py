@@ -25,7 +25,7 @@ def script() -> Any:
     spec = importlib.util.spec_from_file_location("drain_vllm", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.POLL_SECONDS = 0.01
     return module

@@ -124,7 +124,9 @@ def test_plain_autoscalers_ask_for_what_the_adapter_makes() -> None:
     known = {one.name for _, one in selectors()}
     assert set(made.values()) <= known
     for item in yaml.safe_load_all((HPA / "autoscalers.yaml").read_text(encoding="utf-8")):
-        pods = [metric["pods"]["metric"]["name"] for metric in item["spec"]["metrics"] if metric["type"] == "Pods"]
+        pods = [
+            metric["pods"]["metric"]["name"] for metric in item["spec"]["metrics"] if metric["type"] == "Pods"
+        ]
         assert pods
         assert set(pods) <= set(made)
 
@@ -146,13 +148,16 @@ def test_scaling_does_not_flap() -> None:
         assert down["stabilizationWindowSeconds"] >= 300 > up["stabilizationWindowSeconds"], where
         assert spec["cooldownPeriod"] >= 300, where
         assert spec["minReplicaCount"] <= spec["maxReplicaCount"], where
-        targets = overlay.get(spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
-        assert targets["apiVersion"] == spec["scaleTargetRef"]["apiVersion"]
+        target = overlay.get(spec["scaleTargetRef"]["kind"], spec["scaleTargetRef"]["name"])
+        assert target["apiVersion"] == spec["scaleTargetRef"]["apiVersion"]
+        assert "replicas" not in target["spec"], "the next apply would put its number back"
         assert spec["fallback"]["replicas"] >= 1
 
 
 def test_what_may_be_zero_is_woken_by_arrivals_at_a_gateway_that_can_be_reached() -> None:
-    slept = [(overlay, item) for overlay, item in every("ScaledObject") if not item["spec"]["minReplicaCount"]]
+    slept = [
+        (overlay, item) for overlay, item in every("ScaledObject") if not item["spec"]["minReplicaCount"]
+    ]
     assert {name_of(item) for _, item in slept} == {"r2sm-reason", "r2sm-concentrate"}
     for overlay, item in slept:
         queries = [trigger["metadata"] for trigger in item["spec"]["triggers"]]
