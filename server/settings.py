@@ -83,19 +83,23 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     shutdown_seconds: PositiveInt = 10
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: LogFormat = "auto"
-    log_prompts: bool = False
+    log_format: LogFormat = Field("auto", description="`json` or `text`; `auto` is text on a terminal only")
+    log_prompts: bool = Field(False, description="whether prompts are logged")
     log_dir: Path | None = None
 
-    metrics: Literal["open", "local"] = "open"
-    tracing: bool | None = None
+    metrics: Literal["open", "local"] = Field(
+        "open", description="who may read `/metrics`: all, or this machine"
+    )
+    tracing: bool | None = Field(
+        None, description="whether requests are traced; unset, whether `OTEL_EXPORTER_OTLP_ENDPOINT` is set"
+    )
 
     vision: RuntimeName = "auto"
     vision_threads: PositiveInt | None = None
     cache_dir: Path | None = None
 
-    reason_url: Urls = ()
-    concentrate_url: Urls = ()
+    reason_url: Urls = Field((), description="vLLM servers that run elsewhere, between commas; both or none")
+    concentrate_url: Urls = Field((), description="vLLM pooling servers that run elsewhere, between commas")
     vllm: VllmConfig = VllmConfig()
 
     max_in_flight: PositiveInt = 16

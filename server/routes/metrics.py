@@ -7,14 +7,13 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.errors import NO_SUCH_PAGE, ONLY_LOCAL, RequestRejected
-from server.openapi import problems
 from server.services import CurrentServices
 from server.telemetry.pages import is_local
 
-router = APIRouter(tags=["metrics"])
+router = APIRouter(tags=["metrics"], include_in_schema=False)
 
 
-@router.get("/metrics", response_class=Response, responses=problems(403))
+@router.get("/metrics")
 async def metrics(request: Request, services: CurrentServices) -> Response:
     """The gateway's metrics, in the text format of Prometheus or as OpenMetrics."""
     if services.metrics_local:
@@ -24,7 +23,7 @@ async def metrics(request: Request, services: CurrentServices) -> Response:
     return Response(page, headers={"Content-Type": media_type})
 
 
-@router.get("/metrics/vllm/{role}", response_class=Response, responses=problems(403, 404, 503))
+@router.get("/metrics/vllm/{role}")
 async def vllm_metrics(role: str, request: Request, services: CurrentServices) -> Response:
     """vLLM's own, of the ``reason`` or ``concentrate`` server that was started here; for this machine only."""
     _check_local(request)

@@ -40,7 +40,9 @@ class VllmPages:
                             f"the {role} server's metrics are larger than {MAX_BYTES} bytes"
                         )
         except (TimeoutError, httpx.HTTPError) as fault:
-            raise MllmUnavailable(f"the {role} server's metrics: {fault or type(fault).__name__}") from fault
+            raise MllmUnavailable(
+                f"the {role} server's metrics: {str(fault) or type(fault).__name__}"
+            ) from fault
         return bytes(page), response.headers.get("content-type", "text/plain")
 
 

@@ -16,7 +16,7 @@ OK, CANCELLED = "ok", "cancelled"
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One request so far. A `quiet` one, of a machine that watches, is not counted and hardly logged.
+    """One request so far. A `quiet` one, of a machine that watches, is not counted, not traced and hardly logged.
 
     `outcome` is ``ok``, ``cancelled`` or a problem's slug, once it is known.
 

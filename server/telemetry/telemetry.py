@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from server.telemetry.backends import CacheMetrics, ServerMetrics
 from server.telemetry.metrics import Metrics
@@ -42,7 +42,8 @@ class Telemetry:
     @contextmanager
     def serving(self, record: Record, incoming: Mapping[str, str]) -> Iterator[None]:
         """One request: traced below the span that its headers name, counted and, when it has ended, logged."""
-        with working_for(record), self.spans.request(record.method, incoming):
+        span = nullcontext() if record.quiet else self.spans.request(record.method, incoming)
+        with working_for(record), span:
             record.trace = self.spans.trace_id()
             self.metrics.in_flight.inc(not record.quiet)
             try:

@@ -58,7 +58,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
 
 @pytest.fixture
 def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> OpenGateway:
-    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for `mllm` and `telemetry`."""
+    """Opens a gateway and waits until it is warm; keyword arguments are settings, but for the named ones."""
     monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.01)
 
     @asynccontextmanager
@@ -67,13 +67,15 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
         *,
         wait: bool = True,
         telemetry: Telemetry | None = None,
+        launched: dict[str, str] | None = None,
         **settings: object,
     ) -> AsyncIterator[Gateway]:
         mllm = mllm or ScriptedMllm()
         vision = FaultyVision(runtime)
         preparer = ImagePreparer(MllmImageConfig(), TINY_VISION.image_size)
         engines = Engines("tiny", "coprs", AnswerFormat(), 0.0, preparer, mllm, vision)
-        app = create_app(lambda: open_services(engines, Settings.model_validate(settings), telemetry))
+        read = Settings.model_validate(settings)
+        app = create_app(lambda: open_services(engines, read, telemetry, launched))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

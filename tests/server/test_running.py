@@ -132,6 +132,11 @@ async def line_with(child: asyncio.subprocess.Process, words: str) -> str:
     [
         (("--bundle", "/nowhere"), "r2sm: /nowhere/bundle.json", 1),
         (("--reason-url", NOBODY), "reason_url and concentrate_url go together", 2),
+        (
+            ("--reason-url", NOBODY, "--reason-url", "ftp://x", "--concentrate-url", NOBODY),
+            "'ftp://x' is not",
+            2,
+        ),
         (("--port", "70000"), "port", 2),
         (("--tensor-parallel-size", "0"), "vllm.tensor_parallel_size", 2),
         (("--vision", "tensorrt", "--reason-url", NOBODY, "--concentrate-url", NOBODY), "TensorRT", 1),

@@ -105,8 +105,14 @@ class RoutedRole:
                 yield chunk
 
     async def health(self) -> RoleHealth:
-        """Whether any server is well, and which ones are not; never raises."""
-        every = await asyncio.gather(*(self._probe(server) for server in self._servers))
+        """Whether any server is well, and which ones are not; never raises.
+
+        One that is left out is not waited for: it may hang, and its own probes will tell when it is back.
+        """
+        asked = [server for server in self._servers if server.fitness.fit] or self._servers
+        left_out = [server for server in self._servers if server not in asked]
+        every = await asyncio.gather(*(self._probe(server) for server in asked))
+        every += [RoleHealth(self.name, False, f"{server.url} is left out") for server in left_out]
         detail = "; ".join(one.detail for one in every if not one.healthy)
         return RoleHealth(self.name, any(one.healthy for one in every), detail)
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from server.telemetry.backends import CacheMetrics, server_label
 from server.telemetry.metrics import SECONDS, Metrics
 from server.telemetry.pages import is_local
+from tests.engines.mllm.scripted_server import Exchange, scripted_server
 from tests.server.asgi import connect
 from tests.server.asking import as_json, as_multipart, post
 from tests.server.conftest import Gateway, OpenGateway
@@ -221,6 +223,30 @@ async def test_no_vllm_page_without_a_server_of_our_own(gateway: Gateway) -> Non
     for role in ("reason", "concentrate", "x" * 500):
         response = await gateway.client.get(f"/metrics/vllm/{role}")
         assert (response.status_code, response.json()["type"]) == (404, "urn:r2sm:problem:not-found")
+
+
+async def test_the_vllm_servers_that_were_started_here_can_be_read(open_gateway: OpenGateway) -> None:
+    """Their own words, or 503 when they do not come or do not end."""
+
+    async def page(exchange: Exchange) -> None:
+        assert exchange.path == "/metrics"
+        await exchange.respond(b"vllm:num_requests_running 0\n")
+
+    async def endless(exchange: Exchange) -> None:
+        with suppress(ConnectionError):
+            while True:
+                await exchange.stream("x" * 100_000)
+
+    async with scripted_server(page) as good, scripted_server(endless) as bad:
+        launched = {"reason": good.url, "concentrate": bad.url}
+        async with open_gateway(launched=launched) as gateway:
+            read = await gateway.client.get("/metrics/vllm/reason")
+            assert (read.status_code, read.text) == (200, "vllm:num_requests_running 0\n")
+            refused = await gateway.client.get("/metrics/vllm/concentrate")
+            assert (refused.status_code, refused.json()["type"]) == (
+                503,
+                "urn:r2sm:problem:model-unavailable",
+            )
 
 
 WORKER = """

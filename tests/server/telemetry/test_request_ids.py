@@ -33,14 +33,14 @@ def test_others_are_made(given_id: str) -> None:
 
 
 async def test_every_response_names_its_request(gateway: Gateway) -> None:
-    own = {"headers": {"x-request-id": "mine-1"}}
+    own = {"x-request-id": "mine-1"}
     for request in (as_json(), as_json(prompt=""), as_json() | {"headers": {"accept": "text/event-stream"}}):
         made = await post(gateway, request)
         assert re.fullmatch(MADE, made.headers["x-request-id"])
-        headers = {"headers": request.get("headers", {}) | own["headers"]}
+        headers = {"headers": request.get("headers", {}) | own}
         assert (await post(gateway, request | headers)).headers["x-request-id"] == "mine-1"
     for path in ("/livez", "/metrics", "/nowhere", "/v1/models", "/openapi.json"):
-        assert (await gateway.client.get(path, **own)).headers["x-request-id"] == "mine-1"
+        assert (await gateway.client.get(path, headers=own)).headers["x-request-id"] == "mine-1"
     evil = await gateway.client.get("/livez", headers={"x-request-id": "a" * 5000})
     assert re.fullmatch(MADE, evil.headers["x-request-id"])
 

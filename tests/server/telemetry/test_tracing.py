@@ -106,6 +106,13 @@ async def test_a_traceparent_that_is_none_begins_a_trace(
     assert named(exporter.get_finished_spans(), "POST /v1/segment").parent is None
 
 
+async def test_whoever_watches_leaves_no_trace(traced: Gateway, exporter: InMemorySpanExporter) -> None:
+    for path in ("/livez", "/readyz", "/metrics"):
+        response = await traced.client.get(path, headers={"traceparent": TRACEPARENT})
+        assert "traceparent" not in response.headers
+    assert exporter.get_finished_spans() == ()
+
+
 async def test_a_request_that_fails_ends_its_spans(traced: Gateway, exporter: InMemorySpanExporter) -> None:
     traced.mllm.failing = {"concentrate"}
     assert (await post(traced, as_json())).status_code == 503
@@ -181,8 +188,10 @@ def test_while_it_is_off_opentelemetry_is_not_imported() -> None:
     assert done.returncode == 0
 
 
-def test_a_tracer_that_nobody_listens_to_closes_in_time() -> None:
+def test_a_tracer_that_nobody_listens_to_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter is real, its collector is away."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     spans = open_spans(True)
     with spans.request("GET", {}):
         pass

@@ -36,6 +36,7 @@ class StandIn:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
     asked: list[str] = field(default_factory=list)
+    health_asked: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -46,6 +47,7 @@ class StandIn:
 
     async def reply(self, exchange: Exchange) -> None:
         if exchange.path == "/health":
+            self.health_asked += 1
             await exchange.respond({}, 503 if self.sick else 200)
             return
         self.asked.append(exchange.path)
@@ -275,3 +277,15 @@ async def test_one_server_that_is_well_makes_the_role_healthy() -> None:
         assert health.healthy
         assert those.servers[1].url in health.detail
         assert those.servers[0].url not in health.detail
+
+
+async def test_health_does_not_wait_for_a_server_that_is_left_out() -> None:
+    async with farm() as those:
+        hung = those.servers[0]
+        hung.sick = True
+        for _ in range(2):
+            await those.role.health()
+        assert hung.health_asked == 2
+        health = await those.role.health()
+        assert (health.healthy, hung.health_asked) == (True, 2)
+        assert f"{hung.url} is left out" in health.detail
