@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.capacity import capacity
 from server.commands.config import config
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (serve, segment, evaluate, queries, demo, config):
+for command in (serve, segment, evaluate, queries, capacity, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -1,0 +1,154 @@
+"""The Compose set-up: hardened, on loopback, with settings that exist, the launcher's flags, the cluster's rules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engines.mllm.vllm_config import Device, Role, VllmConfig, arguments, environment
+from server.settings import Settings
+from tests.deploy.compose import BOTH, FOLDER, VARIABLE, services
+from tests.deploy.dockerfiles import ROOT
+
+both = pytest.mark.parametrize("which", ["cpu", "gpu"])
+
+
+@both
+def test_every_service_is_hardened_and_watched(which: str) -> None:
+    for name, service in services(which).items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["user"].split(":")[0]) > 0, name
+        assert "mem_limit" in service, name
+        assert "healthcheck" in service or service["restart"] == "no", name
+        assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
+
+
+@both
+def test_only_loopback_is_listened_on(which: str) -> None:
+    published = [port for service in services(which).values() for port in service.get("ports", [])]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert not {"redis", "gateway", "reason", "concentrate"} & {
+        name
+        for name, service in services(which).items()
+        if "ports" in service or "outside" in service["networks"]
+    }
+    assert BOTH[which]["networks"]["inside"] == {"internal": True}
+
+
+@both
+def test_what_is_mounted_exists(which: str) -> None:
+    for name, service in services(which).items():
+        for volume in service.get("volumes", []):
+            source = volume.rpartition(":/")[0] if volume.startswith(".") else ""
+            assert not source or (FOLDER / source).exists(), (name, source)
+            assert not source or volume.endswith(":ro")
+
+
+def test_the_example_has_every_variable() -> None:
+    example = (FOLDER / ".env.example").read_text(encoding="utf-8")
+    offered = set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+    asked = set(
+        VARIABLE.findall((FOLDER / "compose.yaml").read_text() + (FOLDER / "compose.gpu.yaml").read_text())
+    )
+    assert asked - {"R2SM_API_KEY"} == offered
+
+
+@both
+def test_the_gateways_variables_are_settings(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = services(which)["gateway"]["environment"]
+    assert set(variables) <= {f"R2SM_{name.upper()}" for name in Settings.model_fields}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, VARIABLE.sub("x", value).replace(":?write deploy/.env}", ""))
+    settings = Settings()
+    assert settings.host == "0.0.0.0"
+    grace = services(which)["gateway"]["stop_grace_period"]
+    assert int(grace.removesuffix("s")) > settings.shutdown_seconds
+
+
+@both
+@pytest.mark.parametrize("role", ["reason", "concentrate"])
+def test_vllm_is_started_as_the_launcher_starts_it(which: str, role: Role) -> None:
+    service = services(which)[role]
+    given = dict(one.split("=", 1) if "=" in one else (one, "") for one in service["command"])
+    values: dict[str, Any] = {
+        "memory_share": given["--gpu-memory-utilization"],
+        "max_sequences": given["--max-num-seqs"],
+        "mm_cache_gib": given["--mm-processor-cache-gb"],
+        "max_model_len": given.get("--max-model-len"),
+        "stream_interval": given.get("--stream-interval", 8),
+    }
+    config = VllmConfig.model_validate(values)
+    device: Device = "cpu" if which == "cpu" else "cuda"
+    [module, name, *flags] = arguments(config, role, device, Path("/models/bundle/mllm"), 8000)
+    expected: dict[str, str] = {}
+    for flag in flags:
+        if flag.startswith("--"):
+            expected[flag] = ""
+        else:
+            expected[next(reversed(expected))] = flag
+    assert service["entrypoint"] == ["python3", module, name]
+    assert given == expected | {"--host": "0.0.0.0"}
+    wanted = environment(config, role, device, {})
+    assert {key: service["environment"].get(key) for key in wanted} == wanted
+
+
+def test_one_gpu_is_shared_by_memory() -> None:
+    shares = [
+        float(flag.partition("=")[2])
+        for role in ("reason", "concentrate")
+        for flag in services("gpu")[role]["command"]
+        if flag.startswith("--gpu-memory-utilization=")
+    ]
+    assert sum(shares) <= 0.9
+    for name in ("gateway", "reason", "concentrate"):
+        [device] = services("gpu")[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+def test_images_are_those_of_the_cluster() -> None:
+    manifests = " ".join(path.read_text() for path in (ROOT / "k8s").rglob("*.yaml"))
+    for name in ("redis", "gateway"):
+        assert f"image: {services('cpu')[name]['image']}\n" in manifests
+    assert f"image: {services('gpu')['reason']['image']}\n" in manifests
+
+
+def test_redis_is_started_as_in_the_cluster() -> None:
+    cluster = yaml.safe_load_all((ROOT / "k8s/components/redis/redis.yaml").read_text())
+    [pod] = [item["spec"]["template"]["spec"] for item in cluster if item["kind"] == "Deployment"]
+    [container] = pod["containers"]
+    command = [part.replace("$$", "$") for part in services("cpu")["redis"]["command"]]
+    assert command == [*container["command"], *container["args"]]
+
+
+def test_prometheus_has_the_clusters_rules_and_jobs() -> None:
+    rules = yaml.safe_load((FOLDER / "prometheus/rules.yml").read_text())
+    cluster = yaml.safe_load((ROOT / "k8s/components/monitoring/rules.yaml").read_text())
+    assert rules["groups"] == cluster["spec"]["groups"]
+    config = yaml.safe_load((FOLDER / "prometheus/prometheus.yml").read_text())
+    assert config["rule_files"] == ["rules.yml"]
+    monitors = yaml.safe_load_all((ROOT / "k8s/components/monitoring/monitors.yaml").read_text())
+    assert [job["job_name"] for job in config["scrape_configs"]] == [
+        item["metadata"]["name"] for item in monitors
+    ]
+    for job in config["scrape_configs"]:
+        asked = [one["names"][0] for one in job.get("dns_sd_configs", [])]
+        asked += [target.split(":")[0] for one in job.get("static_configs", []) for target in one["targets"]]
+        assert set(asked) <= set(services("cpu"))
+
+
+def test_grafana_finds_its_source_and_its_dashboard() -> None:
+    folder = FOLDER / "grafana/provisioning"
+    [source] = yaml.safe_load((folder / "datasources/prometheus.yaml").read_text())["datasources"]
+    [provider] = yaml.safe_load((folder / "dashboards/r2sm.yaml").read_text())["providers"]
+    grafana = services("cpu")["grafana"]
+    assert any(volume.split(":")[1].startswith(provider["options"]["path"]) for volume in grafana["volumes"])
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert host in services("cpu")
+    assert port == services("cpu")["prometheus"]["ports"][0].rpartition(":")[2]
