@@ -20,8 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, demo, config):
-for command in (serve, segment, evaluate, queries, capacity, demo):
+for command in (serve, segment, evaluate, queries, capacity, config, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.schemas import MAX_TIMEOUT_MS
+from server.schemas.request import MAX_TIMEOUT_MS
 from tests.k8s.overlays import (
     WORKLOADS,
     Object,
