@@ -18,6 +18,7 @@ from engines.errors import EngineError, MllmUnavailable
 from engines.events import (
     Accepted,
     DecisionMade,
+    DecisionSource,
     Done,
     Event,
     MaskType,
@@ -228,7 +229,7 @@ class Pipeline:
                 objects=request.objects,
                 timeout=ticket.deadline.left(),
             )
-        source: Literal["model", "request"] = "model" if request.forced_type is None else "request"
+        source: DecisionSource = decision.source if request.forced_type is None else "request"
         ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects))
         return decision
 

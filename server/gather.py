@@ -43,6 +43,7 @@ def gather(events: Sequence[WireEvent]) -> SegmentResponse:
         heatmap=_largest(_all(events, HeatmapEvent)),
         timings_ms=done.timings_ms,
         usage=done.usage,
+        warnings=decision.warnings,
     )
 
 

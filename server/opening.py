@@ -42,7 +42,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
             open_runtime, settings.vision, bundle.vision_path, settings.vision_threads, settings.cache_dir
         )
         stack.callback(vision.close)
-        tokens = SpecialTokens.load(bundle.mllm_path)
+        tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
         reason_url = servers.reason_url if servers else settings.reason_url
         concentrate_url = servers.concentrate_url if servers else settings.concentrate_url
         assert reason_url is not None

@@ -30,6 +30,7 @@ SENTENCES = (
     "Show me the complete shape of the green bottle, the covered part included.",
     "Which of these objects could somebody drink from? Mark what can be seen of it.",
     "The mug stands behind the box; the box covers its handle, so the whole shape is asked for.",
+    "What is wanted is the visible part, or the complete one: what can be seen, or all of it.",
     "There is no such thing on the table: a lamp, a clock and two yellow books are all there is.",
 )
 CHAT_TEMPLATE = (

@@ -65,7 +65,7 @@ class Bundle:
             if name.startswith(f"{MLLM}/") and name.endswith(".safetensors"):
                 read_shapes(path / name)
         check_vector_width(path / MLLM / "config.json", vision)
-        check_tokens(path / MLLM / "tokenizer.json", manifest.answer.tokens)
+        check_tokens(path / MLLM / "tokenizer.json", manifest.answer)
         check_image_processor(path / MLLM / "preprocessor_config.json", manifest.mllm_image)
         return cls(
             path=path,

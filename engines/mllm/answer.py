@@ -38,6 +38,10 @@ class AnswerTokens(BaseModel):
         """The decision token of a mask type; empty for a model that has none."""
         return (self.modal if mask_type == "modal" else self.amodal) or ""
 
+    def decisions(self) -> tuple[str, str]:
+        """The two decision tokens, the modal one first."""
+        return self.decision("modal"), self.decision("amodal")
+
     def required(self) -> tuple[str, ...]:
         """The tokens the tokenizer must know as single tokens."""
         optional = (self.modal, self.amodal, self.no_object)
@@ -53,12 +57,42 @@ class ReasoningBudgets(BaseModel):
     brief: NonNegativeInt = 16
 
 
+class DecisionQuestion(BaseModel):
+    """How a model that never decides is asked to, in a conversation of its own: one word out of two.
+
+    `user` is the user's text with ``{prompt}``, `lead` the beginning of the assistant's; `modal` and `amodal` are
+    the words that may follow, each one token of the bundle's tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str = (
+        "Somebody asks to segment this in the image: '{prompt}'. Is the visible part of it wanted, or its complete "
+        "shape, the parts included that are hidden behind other things? Unless the hidden parts are asked for, it "
+        "is the visible part."
+    )
+    lead: str = "What is wanted is the"
+    modal: str = " visible"
+    amodal: str = " complete"
+
+    @model_validator(mode="after")
+    def _holds_the_prompt(self) -> DecisionQuestion:
+        if self.user.count("{prompt}") != 1:
+            raise ValueError("user must hold {prompt} exactly once")
+        return self
+
+    def words(self) -> tuple[str, str]:
+        """The two words, the modal one first."""
+        return self.modal, self.amodal
+
+
 class AnswerFormat(BaseModel):
     """How one bundle asks and answers; stored in ``bundle.json`` under ``answer``.
 
     `user` is the user's text with ``{prompt}``. The assistant's text is
     `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
-    + `reference_tail` (with ``{references}``, the reference token once per object).
+    + `reference_tail` (with ``{references}``, the reference token once per object). `question` is what a model
+    without decision tokens is asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +104,7 @@ class AnswerFormat(BaseModel):
     decision_tail: str = "{decision}"
     reference_tail: str = "{references}"
     budgets: ReasoningBudgets = ReasoningBudgets()
+    question: DecisionQuestion | None = None
 
     @model_validator(mode="after")
     def _templates_hold_their_fields(self) -> AnswerFormat:
@@ -83,13 +118,17 @@ class AnswerFormat(BaseModel):
 
     @property
     def decides(self) -> bool:
-        """Whether the model itself chooses between modal and amodal."""
-        return self.tokens.modal is not None
+        """Whether the model chooses between modal and amodal, by a token of its own or when it is asked."""
+        return self.tokens.modal is not None or self.question is not None
 
     @property
     def counts_at_once(self) -> bool:
         """Whether the references follow the decision token directly, so that one call can write both."""
         return self.decision_tail.endswith("{decision}") and self.reference_tail == "{references}"
+
+    def words(self) -> tuple[str, ...]:
+        """Words of the answer that must each be one token, though they are no special tokens."""
+        return self.question.words() if self.question else ()
 
     def budget(self, length: ReasoningLength, max_tokens: int | None = None) -> int:
         """Tokens the reasoning may take: 0 for ``none``, else `max_tokens`, else the bundle's number."""
@@ -98,6 +137,12 @@ class AnswerFormat(BaseModel):
         if max_tokens is not None:
             return max_tokens
         return self.budgets.full if length == "full" else self.budgets.brief
+
+    def question_text(self, prompt: str) -> str:
+        """The user's text that asks which mask is wanted. Raises ValueError for a bundle without a question."""
+        if self.question is None:
+            raise ValueError("this model is never asked which mask is wanted")
+        return self.question.user.replace("{prompt}", prompt)
 
     def user_text(self, prompt: str) -> str:
         """The user's text around a prompt whose special tokens are already escaped."""

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import InvalidInput, MllmUnavailable
-from engines.events import MaskType, ReasoningDelta
+from engines.events import DecisionSource, MaskType, ReasoningDelta
 from engines.mllm.answer import AnswerFormat
-from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
+from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
@@ -34,7 +34,7 @@ class MllmClient:
         self, answer: AnswerFormat, tokens: SpecialTokens, reason_url: str, concentrate_url: str
     ) -> None:
         """Raises BundleError if the tokenizer lacks a token of the answer."""
-        for token in answer.tokens.required():
+        for token in (*answer.tokens.required(), *answer.words()):
             tokens.id(token)
         self._answer = answer
         self._tokens = tokens
@@ -101,7 +101,8 @@ class MllmClient:
     ) -> Decision:
         """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
 
-        The probabilities are the model's own at that very position. Raises InvalidInput if a model that does
+        The probabilities are the model's own at that very position. A model without decision tokens is asked for
+        one of two words instead. Raises InvalidInput if a model that does
         not decide is asked to.
         """
         if mask_type is None and not self._answer.decides:
@@ -109,14 +110,20 @@ class MllmClient:
         deadline = _deadline(timeout)
         reasoning = self._tokens.escape(reasoning)
         usage = Usage()
+        source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
-        if mask_type is None:
+        if mask_type is None and self._answer.tokens.modal is None:
+            source = "question"
+            modal, read = await self._ask_words(image, prompt, deadline)
+            usage += read
+            mask_type = "modal" if modal >= 0.5 else "amodal"
+        elif mask_type is None:
             count = objects is None and self._answer.counts_at_once
             reply = await self._ask(
                 image, prompt, ask_decision(self._answer, reasoning, count=count), deadline
             )
             usage += reply.usage
-            modal = p_modal(self._answer.tokens, reply.positions[0])
+            modal = p_modal(self._answer.tokens.decisions(), reply.positions[0])
             mask_type = "modal" if modal >= 0.5 else "amodal"
             if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
                 objects = count_objects(self._answer.tokens, reply.positions[1:])
@@ -124,7 +131,7 @@ class MllmClient:
             reply = await self._ask(image, prompt, ask_count(self._answer, reasoning, mask_type), deadline)
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
-        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens)
+        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens, source)
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
         """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
@@ -150,6 +157,15 @@ class MllmClient:
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)
+
+    async def _ask_words(self, image: MllmImage, prompt: str, deadline: float) -> tuple[float, Usage]:
+        """How probably modal, in a conversation of its own: the model was not trained to say so in its answer."""
+        assert self._answer.question is not None
+        question = ask_words(self._answer.question)
+        user = self._answer.question_text(self._tokens.escape(prompt))
+        request = Generation(Prefill(image, user, question.text), question.options(self._tokens))
+        reply = await self._reason.call(request, ChatAnswer, deadline)
+        return p_modal(self._answer.question.words(), reply.positions[0]), reply.usage
 
     async def _ask(self, image: MllmImage, prompt: str, question: Question, deadline: float) -> ChatAnswer:
         prefill = self._prefill(image, prompt, question.text)
