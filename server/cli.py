@@ -7,6 +7,7 @@ import typer
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
+from server.commands.imports import app as imports
 from server.commands.queries import queries
 from server.commands.segment import segment
 from server.commands.serve import serve
@@ -20,6 +21,7 @@ app = typer.Typer(
 for command in (serve, segment, evaluate, queries, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
+app.add_typer(imports, name="import")
 
 
 def main() -> None:
