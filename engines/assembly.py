@@ -11,7 +11,8 @@ from engines.batching import BatchLimits, MicroBatcher, in_executor
 from engines.embeddings import Embeddings
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
-from engines.pipeline import Mllm, Pipeline
+from engines.mllm.interface import Mllm
+from engines.pipeline import Pipeline
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
 
@@ -20,6 +21,8 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionR
 class PipelineLimits:
     """Bounds of what requests share: batches, remembered embeddings (bytes), threads for finishing masks.
 
+    Masks are drafted while no more than `drafts_up_to` requests are under way.
+
     Images are encoded one by one unless `encode` says otherwise: on a CPU a batch is slower for everybody in it.
     """
 
@@ -27,6 +30,7 @@ class PipelineLimits:
     decode: BatchLimits = field(default_factory=lambda: BatchLimits(max_size=16, max_pending=512))
     embedding_bytes: int = 512 * 1024 * 1024
     finish_threads: int = 2
+    drafts_up_to: int = 1
 
 
 @asynccontextmanager
@@ -52,7 +56,8 @@ async def open_pipeline(
         )
         embeddings = Embeddings(encoder, limits.embedding_bytes)
         try:
-            yield Pipeline(answer, mllm, embeddings, decoder, Finisher(finish_threads, mask_threshold))
+            finisher = Finisher(finish_threads, mask_threshold)
+            yield Pipeline(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

@@ -14,6 +14,8 @@ EngineError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class EngineError(Exception):
     """Base of every error that an engine raises on purpose."""
@@ -71,3 +73,17 @@ class Overloaded(EngineError):
 
 class DeadlineExceeded(EngineError):
     """The request's deadline passed before it was done."""
+
+
+def first_fault(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error of a task group, one raised on purpose if there is one."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if isinstance(leaf, EngineError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

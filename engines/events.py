@@ -32,9 +32,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """A piece of the text between `<think>` and `</think>`."""
+    """A piece of the text between `<think>` and `</think>`; `tokens` have been written up to its end."""
 
     text: str
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,30 @@ class MaskReady:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskDrafted:
+    """An early guess at a mask, made when the reasoning had `reasoning_tokens`; `number` counts drafts from 0."""
+
+    number: int
+    object: int
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftScore:
+    """How good a draft was: its `iou` with the final mask, None where no mask of that object and type came."""
+
+    number: int
+    object: int
+    mask_type: MaskType
+    reasoning_tokens: int
+    iou: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class HiddenReady:
     """The hidden part of one object, amodal minus modal. `fraction` is its share of the amodal area."""
 
@@ -106,6 +131,17 @@ class Done:
 
     timings_ms: dict[str, float]
     usage: Usage = field(default_factory=Usage)
+    drafts: tuple[DraftScore, ...] = ()
 
 
-Event = Accepted | ReasoningDelta | DecisionMade | HeatmapReady | MaskReady | HiddenReady | UnionReady | Done
+Event = (
+    Accepted
+    | ReasoningDelta
+    | MaskDrafted
+    | DecisionMade
+    | HeatmapReady
+    | MaskReady
+    | HiddenReady
+    | UnionReady
+    | Done
+)

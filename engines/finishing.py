@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from engines.events import HeatmapReady, HiddenReady, MaskReady, MaskType, UnionReady
+from engines.events import (
+    DraftScore,
+    HeatmapReady,
+    HiddenReady,
+    MaskDrafted,
+    MaskReady,
+    MaskType,
+    UnionReady,
+)
 from engines.vision import masks
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded
@@ -69,6 +77,17 @@ class Finisher:
             return UnionReady(mask_type, whole.rle, whole.bbox, whole.area)
 
         return await self._map(union, list(dict.fromkeys(mask.mask_type for mask in ready)))
+
+    async def score(self, drafts: Sequence[MaskDrafted], ready: Sequence[MaskReady]) -> list[DraftScore]:
+        """Every draft against the mask of `ready` that it was a draft of, if there is one."""
+        finals = {(mask.object, mask.mask_type): mask.rle for mask in ready}
+
+        def score(draft: MaskDrafted) -> DraftScore:
+            final = finals.get((draft.object, draft.mask_type))
+            iou = None if final is None else masks.iou(draft.rle, final)
+            return DraftScore(draft.number, draft.object, draft.mask_type, draft.reasoning_tokens, iou)
+
+        return await self._map(score, drafts)
 
     async def _map(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         loop = asyncio.get_running_loop()

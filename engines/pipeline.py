@@ -3,94 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.batching import MicroBatcher
 from engines.deadline import Deadline
+from engines.drafts import Drafter
 from engines.embeddings import Embeddings
-from engines.errors import EngineError, MllmUnavailable
+from engines.errors import MllmUnavailable, first_fault
 from engines.events import (
     Accepted,
     DecisionMade,
     DecisionSource,
     Done,
     Event,
+    MaskDrafted,
+    MaskReady,
     MaskType,
-    ReasoningDelta,
     Usage,
 )
 from engines.finishing import DecodedMask, Finisher
 from engines.images import PreparedImage
-from engines.mllm.answer import AnswerFormat, ReasoningLength
-from engines.mllm.image import MllmImage
+from engines.mllm.answer import AnswerFormat
+from engines.mllm.interface import Mllm, Vectors
 from engines.mllm.results import Decision, ReasoningEnd
+from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
-MaskChoice = Literal["auto", "modal", "amodal", "both"]
-Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
 Emit = Callable[[Event], None]
 LoadImage = Callable[[], Awaitable[PreparedImage]]
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentRequest:
-    """What one request asks for.
-
-    `objects` None leaves their number to the model. `max_reasoning_tokens` replaces the bundle's number for
-    `reasoning`; it means nothing with ``none``.
-    """
-
-    prompt: str
-    mask_type: MaskChoice = "auto"
-    objects: int | None = None
-    reasoning: ReasoningLength = "full"
-    max_reasoning_tokens: int | None = None
-    heatmap: bool = False
-    union: bool = False
-
-    @property
-    def forced_type(self) -> MaskType | None:
-        """The one mask type the request names."""
-        return self.mask_type if self.mask_type in ("modal", "amodal") else None
-
-
-class Mllm(Protocol):
-    """The language model's side, as `engines.mllm.client.MllmClient` has it; `timeout` in seconds."""
-
-    def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
-    ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]: ...
-
-    async def decide(
-        self,
-        image: MllmImage,
-        prompt: str,
-        reasoning: str,
-        *,
-        mask_type: MaskType | None = None,
-        objects: int | None = None,
-        timeout: float,
-    ) -> Decision: ...
-
-    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None: ...
-
-    async def concentrate(
-        self,
-        image: MllmImage,
-        prompt: str,
-        reasoning: str,
-        mask_type: MaskType,
-        objects: int,
-        *,
-        timeout: float,
-    ) -> Vectors: ...
+ObjectVectors = (
+    Sequence[NDArray[np.float32] | None] | Vectors
+)  # one for each object; None where points say it all
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +56,8 @@ class _Ticket:
 class Pipeline:
     """Segments images for one bundle; `answer` is the bundle's answer format.
 
-    Stateless between requests but for `embeddings`, which remembers, and `decoder`, in which requests meet.
+    Stateless between requests but for `embeddings`, which remembers, and `decoder`, in which requests meet. Drafts
+    are made while no more than `drafts_up_to` requests are under way.
     """
 
     def __init__(
@@ -116,12 +67,15 @@ class Pipeline:
         embeddings: Embeddings,
         decoder: MicroBatcher[DecodeItem, Decoded],
         finisher: Finisher,
+        drafts_up_to: int = 1,
     ) -> None:
         self._answer = answer
         self._mllm = mllm
         self._embeddings = embeddings
         self._decoder = decoder
         self._finisher = finisher
+        self._drafts_up_to = drafts_up_to
+        self._under_way = 0
 
     async def segment(
         self, request: SegmentRequest, load: LoadImage, deadline: Deadline
@@ -140,11 +94,13 @@ class Pipeline:
         ticket = _Ticket(request, deadline, Stopwatch(deadline.elapsed()), events.put_nowait)
         work = asyncio.create_task(self._work(ticket, load))
         work.add_done_callback(lambda _: events.put_nowait(None))
+        self._under_way += 1
         try:
             while (event := await events.get()) is not None:
                 yield event
             await work
         finally:
+            self._under_way -= 1
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
@@ -166,30 +122,48 @@ class Pipeline:
             if limit.expired():
                 raise ticket.deadline.exceeded() from error
             if isinstance(error, BaseExceptionGroup):
-                raise _first_fault(error) from error
+                raise first_fault(error) from error
             raise
 
     async def _stages(self, ticket: _Ticket, load: LoadImage) -> None:
         ticket.watch.mark("queue")
         with ticket.watch.stage("image"):
             image = await load()
+        if ticket.request.visual is not None:
+            ticket.request.visual.check(image.width, image.height)
         ticket.emit(Accepted(image.digest, image.width, image.height))
+        if ticket.request.prompt:
+            await self._by_words(ticket, image)
+        else:
+            await self._by_points(ticket, image)
+
+    async def _by_words(self, ticket: _Ticket, image: PreparedImage) -> None:
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))
-            reasoned = await self._reason(ticket, image)
+            drafter = self._drafter(ticket, image, encoding, warming)
+            reasoned = await self._reason(ticket, image, drafter)
             decision = await self._decide(ticket, image, reasoned.text)
+            masks: list[MaskReady] = []
             if decision.objects == 0:
                 encoding.cancel()
                 warming.cancel()
             else:
                 await warming  # a prefill of the same prefix beside it would be done twice
                 vectors = await self._concentrate(ticket, image, reasoned.text, decision)
-                decoded = await self._decode(ticket, image, await encoding, vectors)
-                await self._finish(ticket, image, decoded)
+                masks = await self._make(ticket, image, await encoding, vectors)
         ticket.watch.mark("total")
+        scores = await self._finisher.score(drafter.drawn, masks)
         prompt_tokens = reasoned.prompt_tokens or decision.prompt_tokens
-        ticket.emit(Done(ticket.watch.milliseconds, Usage(prompt_tokens, reasoned.reasoning_tokens)))
+        usage = Usage(prompt_tokens, reasoned.reasoning_tokens)
+        ticket.emit(Done(ticket.watch.milliseconds, usage, tuple(scores)))
+
+    async def _by_points(self, ticket: _Ticket, image: PreparedImage) -> None:
+        """One modal mask of what is pointed at: nobody asks the language model."""
+        ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
+        await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
+        ticket.watch.mark("total")
+        ticket.emit(Done(ticket.watch.milliseconds))
 
     async def _encode(self, ticket: _Ticket, image: PreparedImage) -> Embedding:
         with ticket.watch.stage("encode"):
@@ -204,17 +178,58 @@ class Pipeline:
         if not at_once:
             await self._mllm.warm(image.mllm, request.prompt, timeout=ticket.deadline.left())
 
-    async def _reason(self, ticket: _Ticket, image: PreparedImage) -> ReasoningEnd:
+    def _drafter(
+        self,
+        ticket: _Ticket,
+        image: PreparedImage,
+        encoding: asyncio.Task[Embedding],
+        warming: asyncio.Task[None],
+    ) -> Drafter:
+        """Drafts need what the masks need, and leave it to them: they only wait for it."""
+        request = ticket.request
+        mask_type = request.draft_type
+
+        async def draw(reasoning: str) -> list[MaskReady]:
+            await asyncio.shield(warming)
+            vectors = await self._mllm.concentrate(
+                image.mllm,
+                request.prompt,
+                reasoning,
+                mask_type,
+                request.objects or 1,
+                timeout=ticket.deadline.left(),
+            )
+            embedding = await asyncio.shield(encoding)
+            if not self._idle():
+                return []
+            decoded = await self._decode(ticket, image, embedding, {mask_type: vectors})
+            return await self._finisher.masks(image.vision, decoded)
+
+        def emit(draft: MaskDrafted) -> None:
+            ticket.watch.mark("ttfd")
+            ticket.emit(draft)
+
+        wanted = 0 if request.reasoning == "none" else request.drafts
+        return Drafter(wanted, draw, self._idle, emit)
+
+    def _idle(self) -> bool:
+        """Whether there is room for work that can be done without."""
+        return self._under_way <= self._drafts_up_to and self._decoder.pending == 0
+
+    async def _reason(self, ticket: _Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
         request = ticket.request
         budget = self._answer.budget(request.reasoning, request.max_reasoning_tokens)
         stream = self._mllm.reason(image.mllm, request.prompt, budget, timeout=ticket.deadline.left())
+        text = ""
         with ticket.watch.stage("reason"):
-            async with aclosing(stream):
+            async with aclosing(stream), drafter:
                 async for item in stream:
                     if isinstance(item, ReasoningEnd):
                         return item
                     ticket.watch.mark("ttft")
                     ticket.emit(item)
+                    text += item.text
+                    drafter.hear(text, item.tokens)
         raise MllmUnavailable("the reasoning broke off")
 
     async def _decide(self, ticket: _Ticket, image: PreparedImage, reasoning: str) -> Decision:
@@ -256,43 +271,50 @@ class Pipeline:
                 }
         return {mask_type: call.result() for mask_type, call in calls.items()}
 
+    async def _make(
+        self,
+        ticket: _Ticket,
+        image: PreparedImage,
+        embedding: Embedding,
+        vectors: Mapping[MaskType, ObjectVectors],
+    ) -> list[MaskReady]:
+        """From the vectors to the masks and all that is made of them."""
+        with ticket.watch.stage("decode"):
+            decoded = await self._decode(ticket, image, embedding, vectors)
+        with ticket.watch.stage("finish"):
+            return await self._finish(ticket, image, decoded)
+
     async def _decode(
-        self, ticket: _Ticket, image: PreparedImage, embedding: Embedding, vectors: dict[MaskType, Vectors]
+        self,
+        ticket: _Ticket,
+        image: PreparedImage,
+        embedding: Embedding,
+        vectors: Mapping[MaskType, ObjectVectors],
     ) -> list[DecodedMask]:
         """Every object's masks, in one group: object by object, modal before amodal."""
         objects = len(next(iter(vectors.values())))
         wanted = [(number, mask_type) for number in range(objects) for mask_type in vectors]
-        items = [DecodeItem(embedding, vectors[kind][number], image.vision.size) for number, kind in wanted]
-        with ticket.watch.stage("decode"):
-            decoded = await self._decoder.submit_all(items)
+        visual, size = ticket.request.visual, image.vision.size
+        sparse = None if visual is None else visual.sparse(image.vision.original, size)
+        items = [DecodeItem(embedding, vectors[kind][number], size, sparse) for number, kind in wanted]
+        decoded = await self._decoder.submit_all(items)
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
 
-    async def _finish(self, ticket: _Ticket, image: PreparedImage, decoded: list[DecodedMask]) -> None:
-        with ticket.watch.stage("finish"):
-            if ticket.request.heatmap:
-                for heatmap in await self._finisher.heatmaps(image.vision, decoded):
-                    ticket.emit(heatmap)
-            masks = await self._finisher.masks(image.vision, decoded)
-            for mask in masks:
-                ticket.watch.mark("ttfm")
-                ticket.emit(mask)
-            if ticket.request.mask_type == "both":
-                for hidden in await self._finisher.hidden(masks):
-                    ticket.emit(hidden)
-            if ticket.request.union:
-                for union in await self._finisher.unions(masks):
-                    ticket.emit(union)
-
-
-def _first_fault(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error of a task group, one raised on purpose if there is one."""
-    leaves = list(_leaves(group))
-    return next((leaf for leaf in leaves if isinstance(leaf, EngineError)), leaves[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    async def _finish(
+        self, ticket: _Ticket, image: PreparedImage, decoded: list[DecodedMask]
+    ) -> list[MaskReady]:
+        request = ticket.request
+        if request.heatmap and request.prompt:  # nothing but words gives a heatmap
+            for heatmap in await self._finisher.heatmaps(image.vision, decoded):
+                ticket.emit(heatmap)
+        masks = await self._finisher.masks(image.vision, decoded)
+        for mask in masks:
+            ticket.watch.mark("ttfm")
+            ticket.emit(mask)
+        if request.mask_type == "both":
+            for hidden in await self._finisher.hidden(masks):
+                ticket.emit(hidden)
+        if request.union:
+            for union in await self._finisher.unions(masks):
+                ticket.emit(union)
+        return masks

@@ -96,17 +96,17 @@ class SegmentClient:
     ) -> None:
         await self._http.aclose()
 
-    async def segment(self, image: AnyImage, prompt: str, **options: object) -> SegmentResponse:
-        """Segment what `prompt` means in the image; `options` are those of `SegmentOptions`.
+    async def segment(self, image: AnyImage, prompt: str | None = None, **options: object) -> SegmentResponse:
+        """Segment what `prompt`, or a `box` or `points`, mean in the image; `options` are those of `SegmentOptions`.
 
         Raises:
             ValidationError: an option is unknown or has no such value.
         """
-        response = await self._send("POST", "/v1/segment", **_request(image, {"prompt": prompt, **options}))
+        response = await self._send("POST", "/v1/segment", **_request(image, prompt, options))
         return self._read(SegmentResponse, response)
 
     async def stream(
-        self, image: AnyImage, prompt: str, **options: object
+        self, image: AnyImage, prompt: str | None = None, **options: object
     ) -> AsyncGenerator[WireEvent, None]:
         """The same, event by event as the server tells them. Close the iterator to stop the work.
 
@@ -114,7 +114,7 @@ class SegmentClient:
             ValidationError: as `segment`.
             SegmentFailed: an `error` event came, or the stream broke off.
         """
-        request = _request(image, {"prompt": prompt, **options})
+        request = _request(image, prompt, options)
         async with self._open(
             "POST", "/v1/segment", headers={"Accept": "text/event-stream"}, **request
         ) as answer:
@@ -201,12 +201,12 @@ def _options(options: dict[str, object]) -> SegmentOptions:
     return SegmentOptions.model_validate(options, strict=False)
 
 
-def _request(image: AnyImage, options: dict[str, object]) -> dict[str, Any]:
+def _request(image: AnyImage, prompt: str | None, options: dict[str, object]) -> dict[str, Any]:
     """A request's body for httpx: multipart with a file, else JSON. Raises `ValidationError`."""
-    asked = _options(options)
+    asked = _options(options if prompt is None else {"prompt": prompt, **options})
     if isinstance(image, ImageSource):
         named = asked.model_dump(exclude_unset=True)
-        body = SegmentBody.model_validate({**named, "image": image})
+        body = SegmentBody.model_validate({**named, "image": image}, strict=False)
         return {"json": body.model_dump(mode="json", exclude_unset=True)}
     return {
         "files": {"image": ("image", image, "application/octet-stream")},

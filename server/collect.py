@@ -27,6 +27,7 @@ from engines.events import (
 from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
+    DraftInfo,
     Extra,
     HeatmapInfo,
     HiddenInfo,
@@ -72,6 +73,7 @@ def assemble(
             else None
         ),
         heatmap=heatmap,
+        drafts=[DraftInfo(**asdict(score)) for score in done.drafts] or None,
         timings_ms=done.timings_ms,
         usage=UsageInfo(**asdict(done.usage)),
     )

@@ -17,8 +17,10 @@ from engines.events import (
     Event,
     HeatmapReady,
     HiddenReady,
+    MaskDrafted,
     MaskReady,
     MaskType,
+    Rle,
     UnionReady,
 )
 from server.collect import draw_heatmap
@@ -26,6 +28,7 @@ from server.errors import problem_of
 from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
+    DraftInfo,
     Extra,
     HeatmapInfo,
     HiddenInfo,
@@ -62,6 +65,19 @@ class ReasoningDeltaEvent(_Event):
 
     type: Literal["reasoning.delta"] = "reasoning.delta"
     text: str
+
+
+class DraftEvent(_Event):
+    """An early guess at a mask, made when the reasoning had `reasoning_tokens`; `number` counts them from 0."""
+
+    type: Literal["mask.draft"] = "mask.draft"
+    number: int
+    object: int
+    mask_type: MaskType
+    rle: Rle
+    bbox: list[float]
+    area: int
+    reasoning_tokens: int
 
 
 class DecisionEvent(_Event, DecisionInfo):
@@ -104,6 +120,7 @@ class DoneEvent(_Event):
     type: Literal["done"] = "done"
     timings_ms: dict[str, float]
     usage: UsageInfo
+    drafts: list[DraftInfo] = []
 
 
 class ErrorEvent(_Event):
@@ -123,6 +140,7 @@ class PongEvent(_Event):
 WireEvent = (
     AcceptedEvent
     | ReasoningDeltaEvent
+    | DraftEvent
     | DecisionEvent
     | HeatmapEvent
     | MaskEvent
@@ -178,6 +196,8 @@ class Narrator:
             self._accepted = time.perf_counter()
             image = ImageInfo(id=event.digest, width=event.width, height=event.height)
             return AcceptedEvent(**stamp, model=self._model, image=image)
+        if isinstance(event, MaskDrafted):
+            return DraftEvent(**self._stamp(), **asdict(event))
         if isinstance(event, DecisionMade):
             return DecisionEvent(**self._stamp(), **asdict(event))
         if isinstance(event, MaskReady):
@@ -187,9 +207,7 @@ class Narrator:
         if isinstance(event, UnionReady):
             return UnionEvent(**self._stamp(), **asdict(event))
         if isinstance(event, Done):
-            return DoneEvent(
-                **self._stamp(), timings_ms=event.timings_ms, usage=UsageInfo(**asdict(event.usage))
-            )
+            return DoneEvent(**self._stamp(), **asdict(event))
         assert not isinstance(event, HeatmapReady)
         return ReasoningDeltaEvent(**self._stamp(), text=event.text)
 

@@ -41,6 +41,7 @@ def gather(events: Sequence[WireEvent]) -> SegmentResponse:
         hidden=[HiddenInfo.model_validate(event.model_dump()) for event in _all(events, HiddenEvent)],
         union=[UnionInfo.model_validate(event.model_dump()) for event in _all(events, UnionEvent)] or None,
         heatmap=_largest(_all(events, HeatmapEvent)),
+        drafts=done.drafts or None,
         timings_ms=done.timings_ms,
         usage=done.usage,
         warnings=decision.warnings,

@@ -19,8 +19,10 @@ from engines.bundles import Bundle
 from engines.deadline import Deadline
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat
+from engines.mllm.interface import Mllm
 from engines.mllm.results import RoleHealth
-from engines.pipeline import Mllm, Pipeline, SegmentRequest
+from engines.pipeline import Pipeline
+from engines.request import SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission
 from server.image_store import ImageStore

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     decode_batch: PositiveInt = 16
     batch_wait_ms: float = Field(2.0, ge=0)
     finish_threads: PositiveInt = 2
+    drafts_up_to: NonNegativeInt = 1
 
     @model_validator(mode="after")
     def _both_urls_or_none(self) -> Self:
@@ -113,4 +114,5 @@ class Settings(BaseSettings):
             decode=BatchLimits(self.decode_batch, wait, pending),
             embedding_bytes=self.embedding_cache_mib * MIB,
             finish_threads=self.finish_threads,
+            drafts_up_to=self.drafts_up_to,
         )

@@ -38,11 +38,13 @@ class SyncSegmentClient:
     ) -> None:
         self._stack.close()
 
-    def segment(self, image: AnyImage, prompt: str, **options: object) -> SegmentResponse:
+    def segment(self, image: AnyImage, prompt: str | None = None, **options: object) -> SegmentResponse:
         """As `SegmentClient.segment`."""
         return self._portal.call(partial(self._client.segment, image, prompt, **options))
 
-    def stream(self, image: AnyImage, prompt: str, **options: object) -> Generator[WireEvent, None, None]:
+    def stream(
+        self, image: AnyImage, prompt: str | None = None, **options: object
+    ) -> Generator[WireEvent, None, None]:
         """As `SegmentClient.stream`. Close the generator to stop the work."""
         events = self._client.stream(image, prompt, **options)
         try:

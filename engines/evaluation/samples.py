@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engines.demo.scenes import render_scene
 from engines.evaluation.datasets.demo import encode_png
-from engines.pipeline import MaskChoice
+from engines.request import MaskChoice
 
 LONGEST = 640  # pixels
 

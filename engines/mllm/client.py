@@ -80,13 +80,13 @@ class MllmClient:
             async for chunk in chunks:
                 usage, finished = chunk.usage or usage, finished or chunk.finished
                 if text := parser.feed(chunk.text):
-                    yield ReasoningDelta(text)
+                    yield ReasoningDelta(text, usage.completion_tokens)
                 if parser.done and not finished:
                     break
         if not (finished or parser.done):
             raise MllmUnavailable("the reason server ended its answer in the middle")
         if text := parser.finish():
-            yield ReasoningDelta(text)
+            yield ReasoningDelta(text, usage.completion_tokens)
         yield ReasoningEnd(parser.text, usage.prompt_tokens, usage.completion_tokens, parser.closed)
 
     async def decide(

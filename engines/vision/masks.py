@@ -88,6 +88,15 @@ def unite(parts: Sequence[Rle]) -> Mask:
     return _described(coco.merge(codes))
 
 
+def iou(one: Rle, other: Rle) -> float:
+    """Intersection over union of two masks of one picture; 1 where both are empty."""
+    codes: list[Any] = [
+        {"size": rle["size"], "counts": rle["counts"].encode("ascii")} for rle in (one, other)
+    ]
+    union = int(coco.area(coco.merge(codes)))
+    return int(coco.area(coco.merge(codes, intersect=True))) / union if union else 1.0
+
+
 def probabilities(prior_logits: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
     """The positional prior over the picture's area only: logits [4g, 4g] to float32 [h', w'] in 0..1.
 

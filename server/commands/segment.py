@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from engines.mllm.answer import ReasoningLength
-from engines.pipeline import MaskChoice
+from engines.request import MaskChoice
 from server.client import SegmentClient, SegmentFailed, ServerAway
 from server.events import ReasoningDeltaEvent
 from server.gather import gather

@@ -7,7 +7,6 @@ from server.schemas.request import (
     CocoIds,
     Extra,
     ImageSource,
-    RequestModel,
     SegmentBody,
     SegmentOptions,
 )
@@ -17,6 +16,7 @@ from server.schemas.response import (
     CocoResult,
     CocoResults,
     DecisionInfo,
+    DraftInfo,
     FieldFault,
     HeatmapInfo,
     HiddenInfo,
@@ -32,6 +32,8 @@ from server.schemas.response import (
     UnionInfo,
     UsageInfo,
 )
+from server.schemas.strict import RequestModel
+from server.schemas.visual import PointPrompt
 
 __all__ = [
     "BatchBody",
@@ -41,6 +43,7 @@ __all__ = [
     "CocoResult",
     "CocoResults",
     "DecisionInfo",
+    "DraftInfo",
     "Extra",
     "FieldFault",
     "HeatmapInfo",
@@ -51,6 +54,7 @@ __all__ = [
     "MaskInfo",
     "ModelInfo",
     "ModelList",
+    "PointPrompt",
     "Problem",
     "Ready",
     "RequestModel",

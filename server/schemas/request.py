@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
@@ -16,7 +15,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from engines.mllm.answer import MAX_OBJECTS, ReasoningLength
-from engines.pipeline import MaskChoice, SegmentRequest
+from engines.request import MAX_DRAFTS, MaskChoice, SegmentRequest
+from engines.vision.visual_prompt import VisualPrompt
+from server.schemas.strict import RequestModel
+from server.schemas.visual import MAX_POINTS, BoxCorners, PointPrompt
 
 MAX_PROMPT = 2000  # characters
 MAX_REASONING_TOKENS = 4096
@@ -42,12 +44,6 @@ Objects = Annotated[
 Extra = Literal["heatmap", "reasoning", "union", "polygon", "png"]
 
 
-class RequestModel(BaseModel):
-    """Nothing unknown, nothing converted: what is not as it must be is refused by name."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
 class CocoIds(RequestModel):
     """What COCO results call this image, its id if nothing else is said, and what was found in it."""
 
@@ -58,7 +54,25 @@ class CocoIds(RequestModel):
 class SegmentOptions(RequestModel):
     """What is asked of the image; the `request` part of a multipart upload."""
 
-    prompt: Prompt = Field(description="What to segment, in words.")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [way], "properties": {way: {"type": kind}}}
+                for way, kind in (("prompt", "string"), ("box", "array"), ("points", "array"))
+            ]
+        }
+    )
+
+    prompt: Prompt = Field(
+        default_factory=str,
+        description="What to segment, in words. Without it `box` or `points` say so, and give one modal mask.",
+    )
+    box: BoxCorners | None = Field(
+        None, description="[x0, y0, x1, y1] around the object, in pixels of the upright image."
+    )
+    points: list[PointPrompt] | None = Field(
+        None, min_length=1, max_length=MAX_POINTS, description="Places on the object, and off it."
+    )
     mask_type: MaskChoice = Field(
         "auto", description="`auto` lets the prompt decide; `both` gives the visible and the complete mask."
     )
@@ -67,6 +81,9 @@ class SegmentOptions(RequestModel):
         None, ge=1, le=MAX_REASONING_TOKENS, description="Replaces the bundle's number for `reasoning`."
     )
     objects: Objects = Field("auto", description="How many objects the prompt means; `auto` asks the model.")
+    drafts: int = Field(
+        0, ge=0, le=MAX_DRAFTS, description="How many masks may be drafted while the model reasons."
+    )
     include: frozenset[Extra] = Field(
         frozenset({"reasoning"}),
         description="The parts of the response that may be left out; `polygon` and `png` are further forms of masks.",
@@ -84,6 +101,25 @@ class SegmentOptions(RequestModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _says_what_is_meant(self) -> SegmentOptions:
+        if self.prompt:
+            return self
+        if self.visual is None:
+            raise PydanticCustomError("prompt", "must be there, unless a box or points are")
+        if self.mask_type not in ("auto", "modal"):
+            raise PydanticCustomError("mask_type", "must be modal without a prompt")
+        if self.objects not in ("auto", 1):
+            raise PydanticCustomError("objects", "must be 1 without a prompt")
+        return self
+
+    @property
+    def visual(self) -> VisualPrompt | None:
+        """The box and the points, if there are any."""
+        if self.box is None and self.points is None:
+            return None
+        return VisualPrompt(self.box, tuple(point.to_point() for point in self.points or ()))
+
     def to_request(self) -> SegmentRequest:
         """The same for the pipeline."""
         return SegmentRequest(
@@ -92,6 +128,8 @@ class SegmentOptions(RequestModel):
             objects=None if self.objects == "auto" else self.objects,
             reasoning=self.reasoning,
             max_reasoning_tokens=self.max_reasoning_tokens,
+            visual=self.visual,
+            drafts=self.drafts,
             heatmap="heatmap" in self.include,
             union="union" in self.include,
         )

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, RootModel
 
 from engines.events import DecisionSource, MaskType, Rle
-from engines.pipeline import MaskChoice
+from engines.request import MaskChoice
 
 
 def _is_empty(value: object) -> bool:
@@ -89,6 +89,19 @@ class HeatmapInfo(BaseModel):
     size: list[int]
 
 
+class DraftInfo(BaseModel):
+    """What became of a draft: its `iou` with the final mask, null where no mask of that object and type came.
+
+    `reasoning_tokens` is how far the reasoning had come.
+    """
+
+    number: int
+    object: int
+    mask_type: MaskType
+    reasoning_tokens: int
+    iou: float | None
+
+
 class UsageInfo(BaseModel):
     """Tokens the language model read and wrote."""
 
@@ -108,6 +121,7 @@ class SegmentResponse(BaseModel):
     hidden: list[HiddenInfo]
     union: list[UnionInfo] | None = Field(None, exclude_if=_is_none, description="there if included")
     heatmap: HeatmapInfo | None = Field(description="null unless included and an object was found")
+    drafts: list[DraftInfo] | None = Field(None, exclude_if=_is_none, description="there if asked for")
     timings_ms: dict[str, float]
     usage: UsageInfo
     warnings: list[str] = Field([], exclude_if=_is_empty, description="What the model could not do as asked.")

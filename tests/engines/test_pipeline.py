@@ -28,7 +28,8 @@ from engines.events import (
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
-from engines.pipeline import Pipeline, SegmentRequest
+from engines.pipeline import Pipeline
+from engines.request import SegmentRequest
 from engines.vision import masks
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision

@@ -13,7 +13,7 @@ from transformers import SamImageProcessorPil, SamProcessor
 from engines.errors import InvalidInput, VisionFailed
 from engines.vision.model import VisionModel
 from engines.vision.preprocess import resized_size
-from engines.vision.runtimes.base import DecodeItem, Embedding, SparsePrompt
+from engines.vision.runtimes.base import DecodeItem, Embedding
 from engines.vision.runtimes.openvino import OpenVinoRuntime
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from engines.vision.visual_prompt import (
@@ -23,6 +23,7 @@ from engines.vision.visual_prompt import (
     NOT_A_POINT,
     POSITIVE,
     Point,
+    SparsePrompt,
     VisualPrompt,
 )
 
@@ -83,13 +84,13 @@ def items() -> list[DecodeItem]:
     visual = [None, VisualPrompt(BOX), VisualPrompt(points=POINTS), VisualPrompt(BOX, POINTS),
               VisualPrompt(points=POINTS), VisualPrompt(BOX)]  # fmt: skip
     return [
-        DecodeItem(embeddings[i % 2], vector, SIZE, prompt and prompt.sparse(ORIGINAL, SIZE))
+        DecodeItem(embeddings[i % 2], vector, SIZE, None if prompt is None else prompt.sparse(ORIGINAL, SIZE))
         for i, (vector, prompt) in enumerate(zip(vectors, visual, strict=True))
     ]
 
 
 @torch.no_grad()
-def by_the_book(model: VisionModel, item: DecodeItem) -> np.ndarray:
+def by_the_book(model: VisionModel, item: DecodeItem) -> torch.Tensor:
     """segment-anything's own steps, for one item."""
     embedding, encoder = torch.from_numpy(item.embedding.values)[None], model.prompt_encoder
     dense = encoder.no_mask()
@@ -106,7 +107,8 @@ def by_the_book(model: VisionModel, item: DecodeItem) -> np.ndarray:
         )
         sparse = encoder.embed_points(points, labels)
     logits, _ = model.mask_decoder(embedding, encoder.pe_layer.grid(8), sparse, dense)
-    return logits[0, 0].numpy()
+    mask: torch.Tensor = logits[0, 0]
+    return mask
 
 
 def test_every_kind_in_one_batch_is_decoded_by_the_book(

@@ -1,0 +1,47 @@
+"""The language model's side as the pipeline asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.events import MaskType, ReasoningDelta
+from engines.mllm.image import MllmImage
+from engines.mllm.results import Decision, ReasoningEnd
+
+Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
+
+
+class Mllm(Protocol):
+    """The language model's side, as `engines.mllm.client.MllmClient` has it; `timeout` in seconds."""
+
+    def reason(
+        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+    ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]: ...
+
+    async def decide(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        *,
+        mask_type: MaskType | None = None,
+        objects: int | None = None,
+        timeout: float,
+    ) -> Decision: ...
+
+    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None: ...
+
+    async def concentrate(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        mask_type: MaskType,
+        objects: int,
+        *,
+        timeout: float,
+    ) -> Vectors: ...

@@ -1,0 +1,43 @@
+"""SegmentRequest: what one request asks the pipeline for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engines.events import MaskType
+from engines.mllm.answer import ReasoningLength
+from engines.vision.visual_prompt import VisualPrompt
+
+MaskChoice = Literal["auto", "modal", "amodal", "both"]
+MAX_DRAFTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRequest:
+    """What one request asks for.
+
+    `prompt` is empty where `visual` alone says what is meant: the answer is one modal mask, without the language
+    model. `objects` None leaves their number to the model. `max_reasoning_tokens` replaces the bundle's number for
+    `reasoning`; it means nothing with ``none``. `drafts` is how many masks may be drafted while the reasoning runs.
+    """
+
+    prompt: str = ""
+    mask_type: MaskChoice = "auto"
+    objects: int | None = None
+    reasoning: ReasoningLength = "full"
+    max_reasoning_tokens: int | None = None
+    visual: VisualPrompt | None = None
+    drafts: int = 0
+    heatmap: bool = False
+    union: bool = False
+
+    @property
+    def forced_type(self) -> MaskType | None:
+        """The one mask type the request names."""
+        return self.mask_type if self.mask_type in ("modal", "amodal") else None
+
+    @property
+    def draft_type(self) -> MaskType:
+        """The mask type of drafts: what the request names, else modal, for what can be seen is part of either."""
+        return self.forced_type or "modal"
