@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from engines.batching import BatchLimits, MicroBatcher, in_executor
+from engines.box_pipeline import BoxPipeline
 from engines.embeddings import Embeddings
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
@@ -57,7 +58,8 @@ async def open_pipeline(
         embeddings = Embeddings(encoder, limits.embedding_bytes)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
-            yield Pipeline(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to)
+            kind = Pipeline if answer.boxes is None else BoxPipeline
+            yield kind(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

@@ -44,7 +44,7 @@ ObjectVectors = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Ticket:
+class Ticket:
     """One request on its way through the stages."""
 
     request: SegmentRequest
@@ -91,7 +91,7 @@ class Pipeline:
             DeadlineExceeded: the deadline passed; the work has been stopped.
         """
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        ticket = _Ticket(request, deadline, Stopwatch(deadline.elapsed()), events.put_nowait)
+        ticket = Ticket(request, deadline, Stopwatch(deadline.elapsed()), events.put_nowait)
         work = asyncio.create_task(self._work(ticket, load))
         work.add_done_callback(lambda _: events.put_nowait(None))
         self._under_way += 1
@@ -112,7 +112,7 @@ class Pipeline:
         """Remember nothing of an image any longer."""
         self._embeddings.forget(digest)
 
-    async def _work(self, ticket: _Ticket, load: LoadImage) -> None:
+    async def _work(self, ticket: Ticket, load: LoadImage) -> None:
         """All stages within the deadline; of the faults of several stages the first one is raised."""
         limit = asyncio.timeout_at(ticket.deadline.at)
         try:
@@ -125,7 +125,7 @@ class Pipeline:
                 raise first_fault(error) from error
             raise
 
-    async def _stages(self, ticket: _Ticket, load: LoadImage) -> None:
+    async def _stages(self, ticket: Ticket, load: LoadImage) -> None:
         ticket.watch.mark("queue")
         with ticket.watch.stage("image"):
             image = await load()
@@ -137,7 +137,7 @@ class Pipeline:
         else:
             await self._by_points(ticket, image)
 
-    async def _by_words(self, ticket: _Ticket, image: PreparedImage) -> None:
+    async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))
@@ -158,18 +158,18 @@ class Pipeline:
         usage = Usage(prompt_tokens, reasoned.reasoning_tokens)
         ticket.emit(Done(ticket.watch.milliseconds, usage, tuple(scores)))
 
-    async def _by_points(self, ticket: _Ticket, image: PreparedImage) -> None:
+    async def _by_points(self, ticket: Ticket, image: PreparedImage) -> None:
         """One modal mask of what is pointed at: nobody asks the language model."""
         ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
         await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds))
 
-    async def _encode(self, ticket: _Ticket, image: PreparedImage) -> Embedding:
+    async def _encode(self, ticket: Ticket, image: PreparedImage) -> Embedding:
         with ticket.watch.stage("encode"):
             return await self._embeddings.get_or_encode(image)
 
-    async def _warm(self, ticket: _Ticket, image: PreparedImage) -> None:
+    async def _warm(self, ticket: Ticket, image: PreparedImage) -> None:
         """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway."""
         request = ticket.request
         at_once = (
@@ -180,7 +180,7 @@ class Pipeline:
 
     def _drafter(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         encoding: asyncio.Task[Embedding],
         warming: asyncio.Task[None],
@@ -216,7 +216,7 @@ class Pipeline:
         """Whether there is room for work that can be done without."""
         return self._under_way <= self._drafts_up_to and self._decoder.pending == 0
 
-    async def _reason(self, ticket: _Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
+    async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
         request = ticket.request
         budget = self._answer.budget(request.reasoning, request.max_reasoning_tokens)
         stream = self._mllm.reason(image.mllm, request.prompt, budget, timeout=ticket.deadline.left())
@@ -232,7 +232,7 @@ class Pipeline:
                     drafter.hear(text, item.tokens)
         raise MllmUnavailable("the reasoning broke off")
 
-    async def _decide(self, ticket: _Ticket, image: PreparedImage, reasoning: str) -> Decision:
+    async def _decide(self, ticket: Ticket, image: PreparedImage, reasoning: str) -> Decision:
         """The mask type and the number of objects; with ``both`` the model is still asked which one is meant."""
         request = ticket.request
         with ticket.watch.stage("decide"):
@@ -249,11 +249,11 @@ class Pipeline:
         return decision
 
     async def _concentrate(
-        self, ticket: _Ticket, image: PreparedImage, reasoning: str, decision: Decision
+        self, ticket: Ticket, image: PreparedImage, reasoning: str, decision: Decision
     ) -> dict[MaskType, Vectors]:
         """The vectors [K, D] of every mask type that is wanted."""
         request = ticket.request
-        types: list[MaskType] = ["modal", "amodal"] if request.mask_type == "both" else [decision.mask_type]
+        types = request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
             async with asyncio.TaskGroup() as group:
                 calls = {
@@ -273,7 +273,7 @@ class Pipeline:
 
     async def _make(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         embedding: Embedding,
         vectors: Mapping[MaskType, ObjectVectors],
@@ -286,7 +286,7 @@ class Pipeline:
 
     async def _decode(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         embedding: Embedding,
         vectors: Mapping[MaskType, ObjectVectors],
@@ -301,7 +301,7 @@ class Pipeline:
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
 
     async def _finish(
-        self, ticket: _Ticket, image: PreparedImage, decoded: list[DecodedMask]
+        self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
     ) -> list[MaskReady]:
         request = ticket.request
         if request.heatmap and request.prompt:  # nothing but words gives a heatmap

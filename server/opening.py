@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from engines.bundles import Bundle
+from engines.errors import BackendUnavailable
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.launcher import VllmServers
+from engines.mllm.vllm_config import Role
 from engines.vision.runtimes import open_runtime
 from server.services import Engines
 from server.settings import Settings
@@ -35,17 +37,27 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        if settings.reason_url is None or settings.concentrate_url is None:
-            servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir)
+        urls = _given_urls(settings, bundle.roles)
+        if not urls:
+            servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles)
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
             open_runtime, settings.vision, bundle.vision_path, settings.vision_threads, settings.cache_dir
         )
         stack.callback(vision.close)
         tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
-        reason_url = servers.reason_url if servers else settings.reason_url
-        concentrate_url = servers.concentrate_url if servers else settings.concentrate_url
-        assert reason_url is not None
-        assert concentrate_url is not None
-        mllm = await stack.enter_async_context(MllmClient(bundle.answer, tokens, reason_url, concentrate_url))
+        urls = servers.urls if servers else urls
+        mllm = await stack.enter_async_context(
+            MllmClient(bundle.answer, tokens, urls["reason"], urls.get("concentrate"))
+        )
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
+
+
+def _given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, str]:
+    """The URLs of vLLM servers that run elsewhere: of all roles that the bundle needs, or of none."""
+    given: dict[Role, str | None] = {"reason": settings.reason_url, "concentrate": settings.concentrate_url}
+    urls = {role: url for role in roles if (url := given[role]) is not None}
+    for role in roles:
+        if urls and role not in urls:
+            raise BackendUnavailable(f"{role}_url is not set: this bundle needs the URLs of {', '.join(roles)}")
+    return urls

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import engines
@@ -85,12 +85,6 @@ class Settings(BaseSettings):
     batch_wait_ms: float = Field(2.0, ge=0)
     finish_threads: PositiveInt = 2
     drafts_up_to: NonNegativeInt = 1
-
-    @model_validator(mode="after")
-    def _both_urls_or_none(self) -> Self:
-        if (self.reason_url is None) != (self.concentrate_url is None):
-            raise ValueError("reason_url and concentrate_url go together: set both or none")
-        return self
 
     @property
     def upload_limits(self) -> UploadLimits:

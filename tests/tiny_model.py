@@ -112,11 +112,11 @@ def _random_model(tokenizer: Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGe
     )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    _spread(model)
+    spread(model)
     return model.to(torch.bfloat16)
 
 
-def _spread(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def spread(model: torch.nn.Module) -> None:
     """Re-initialise wide enough that a token's state depends on all that stands before it."""
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from engines.events import MaskType
+from engines.mllm.boxes import BoxFormat
 
 ReasoningLength = Literal["full", "brief", "none"]
 MAX_OBJECTS = 8
@@ -15,7 +16,8 @@ MAX_OBJECTS = 8
 class AnswerTokens(BaseModel):
     """The strings with a meaning in the answer; each is one token of the bundle's tokenizer, if it is set.
 
-    A model that never decides (CoPRS) has no `modal`, `amodal` and `no_object`.
+    A model that never decides (CoPRS) has no `modal`, `amodal` and `no_object`; one that answers in boxes (EGM) has no
+    `reference` either.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,7 +26,7 @@ class AnswerTokens(BaseModel):
     think_close: str = "</think>"
     modal: str | None = "<MODAL>"
     amodal: str | None = "<AMODAL>"
-    reference: str = "<REF_POS>"
+    reference: str | None = "<REF_POS>"
     no_object: str | None = "<NO_OBJECT>"
     end: str = "<|im_end|>"
 
@@ -44,8 +46,8 @@ class AnswerTokens(BaseModel):
 
     def required(self) -> tuple[str, ...]:
         """The tokens the tokenizer must know as single tokens."""
-        optional = (self.modal, self.amodal, self.no_object)
-        return (self.reference, self.end, *(token for token in optional if token is not None))
+        tokens = (self.reference, self.end, self.modal, self.amodal, self.no_object)
+        return tuple(token for token in tokens if token is not None)
 
 
 class ReasoningBudgets(BaseModel):
@@ -92,7 +94,7 @@ class AnswerFormat(BaseModel):
     `user` is the user's text with ``{prompt}``. The assistant's text is
     `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
     + `reference_tail` (with ``{references}``, the reference token once per object). `question` is what a model
-    without decision tokens is asked.
+    without decision tokens is asked. With `boxes` the answer behind `closing` is boxes, and has no references.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -105,6 +107,7 @@ class AnswerFormat(BaseModel):
     reference_tail: str = "{references}"
     budgets: ReasoningBudgets = ReasoningBudgets()
     question: DecisionQuestion | None = None
+    boxes: BoxFormat | None = None
 
     @model_validator(mode="after")
     def _templates_hold_their_fields(self) -> AnswerFormat:
@@ -114,6 +117,8 @@ class AnswerFormat(BaseModel):
                 raise ValueError(f"{name} must hold {field} exactly once")
         if not self.reference_tail.endswith("{references}"):
             raise ValueError("reference_tail must end in {references}: the last token's state is the vector")
+        if (self.boxes is None) == (self.tokens.reference is None):
+            raise ValueError("an answer has either a reference token or boxes")
         return self
 
     @property
@@ -165,6 +170,6 @@ class AnswerFormat(BaseModel):
 
     def with_references(self, reasoning: str, mask_type: MaskType, count: int) -> str:
         """The assistant's text whose last token is the `count`-th reference token; `count` is at least 1."""
-        if count < 1:
-            raise ValueError(f"a text with references needs at least one, not {count}")
+        if count < 1 or self.tokens.reference is None:
+            raise ValueError(f"a text with references needs a token for them and at least one, not {count}")
         return self.with_decision(reasoning, mask_type) + self.tokens.reference * count

@@ -1,4 +1,4 @@
-"""The language model as the pipeline sees it: reason, decide, warm and concentrate, on two vLLM servers."""
+"""The language model as the pipeline sees it: reason, decide, warm, concentrate or box, on its vLLM servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import DecisionSource, MaskType, ReasoningDelta
-from engines.mllm.answer import AnswerFormat
+from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
+from engines.mllm.boxes import Box, BoxParser
 from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
@@ -31,15 +32,18 @@ class MllmClient:
     """
 
     def __init__(
-        self, answer: AnswerFormat, tokens: SpecialTokens, reason_url: str, concentrate_url: str
+        self, answer: AnswerFormat, tokens: SpecialTokens, reason_url: str, concentrate_url: str | None
     ) -> None:
-        """Raises BundleError if the tokenizer lacks a token of the answer."""
+        """A model whose answers are boxes has no concentrate server.
+
+        Raises BundleError if the tokenizer lacks a token of the answer.
+        """
         for token in (*answer.tokens.required(), *answer.words()):
             tokens.id(token)
         self._answer = answer
         self._tokens = tokens
         self._reason = VllmRole("reason", reason_url)
-        self._concentrate = VllmRole("concentrate", concentrate_url)
+        self._concentrate = VllmRole("concentrate", concentrate_url) if concentrate_url else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -50,14 +54,13 @@ class MllmClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to both servers."""
-        await self._reason.aclose()
-        await self._concentrate.aclose()
+        """Close the connections to the servers."""
+        for role in self._roles():
+            await role.aclose()
 
-    async def health(self) -> tuple[RoleHealth, RoleHealth]:
-        """How the reason and the concentrate server are; never raises."""
-        reason, concentrate = await asyncio.gather(self._reason.health(), self._concentrate.health())
-        return reason, concentrate
+    async def health(self) -> tuple[RoleHealth, ...]:
+        """How the servers are, the reason server first; never raises."""
+        return tuple(await asyncio.gather(*(role.health() for role in self._roles())))
 
     async def reason(
         self, image: MllmImage, prompt: str, budget: int, *, timeout: float
@@ -136,7 +139,31 @@ class MllmClient:
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
         """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
         request = Pooling((self._prefill(image, prompt, self._answer.opened()),))
-        await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+        await self._pool(request, timeout)
+
+    async def boxes(
+        self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
+    ) -> list[Box]:
+        """The boxes with which the model answers after `reasoning`, as shares of the picture's sides.
+
+        A number of objects makes it write as many boxes, and nothing else; None lets it write what it will, of which
+        up to MAX_OBJECTS boxes are taken and the rest is not waited for.
+        """
+        form = self._answer.boxes
+        assert form is not None, "a bundle whose answers are boxes says how they are asked for"
+        most = objects or MAX_OBJECTS
+        parser = BoxParser(most, form.scale)
+        text = self._answer.closed(self._tokens.escape(reasoning))
+        options: dict[str, object] = {"stream": True, "max_completion_tokens": form.tokens * most}
+        if objects is not None:
+            options["structured_outputs"] = {"regex": form.pattern(objects)}
+        request = Generation(self._prefill(image, prompt, text), options)
+        async with aclosing(self._reason.stream(request, _deadline(timeout))) as chunks:
+            async for chunk in chunks:
+                parser.feed(chunk.text)
+                if parser.done:
+                    break
+        return parser.boxes
 
     async def concentrate(
         self,
@@ -152,8 +179,14 @@ class MllmClient:
         reasoning = self._tokens.escape(reasoning)
         texts = (self._answer.with_references(reasoning, mask_type, k) for k in range(1, objects + 1))
         request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
-        answer = await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
-        return answer.vectors()
+        return (await self._pool(request, timeout)).vectors()
+
+    def _roles(self) -> tuple[VllmRole, ...]:
+        return (self._reason,) if self._concentrate is None else (self._reason, self._concentrate)
+
+    async def _pool(self, request: Pooling, timeout: float) -> PoolingAnswer:
+        assert self._concentrate is not None, "a model that answers in boxes has no vectors"
+        return await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)

@@ -66,7 +66,7 @@ def count_objects(tokens: AnswerTokens, positions: Sequence[PositionLogprobs]) -
     if references or tokens.no_object is None or not positions:
         return max(references, 1)
     first = positions[0]
-    return 0 if first.of(tokens.no_object) > first.of(tokens.reference) else 1
+    return 0 if first.of(tokens.no_object) > first.of(tokens.reference or "") else 1
 
 
 def _count_tokens(tokens: AnswerTokens) -> tuple[str, ...]:

@@ -38,6 +38,20 @@ def coprs(
     _told(lambda: import_coprs(checkpoint, base, sam, out, name=name, progress=_say))
 
 
+@app.command()
+def egm(
+    sam: Sam,
+    out: Out,
+    checkpoint: Annotated[str, typer.Option(help="A folder or a Hugging Face name.")] = "nvidia/EGM-4B",
+    name: Annotated[str, typer.Option(help="The model's name in the API.")] = "egm",
+    max_pixels: Annotated[int, typer.Option(help="The largest image the language model sees.")] = 1024 * 1024,
+) -> None:
+    """EGM: a Qwen3-VL that answers in boxes, and any SAM."""
+    from engines.bundles.imports.egm import import_egm
+
+    _told(lambda: import_egm(checkpoint, sam, out, name=name, max_pixels=max_pixels, progress=_say))
+
+
 def _told(make: Callable[[], Bundle]) -> None:
     """Make a bundle and say so; a fault is named, without a traceback."""
     try:

@@ -28,12 +28,12 @@ def test_the_environment_is_read_and_the_command_line_wins(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "given",
-    [{"reason_url": "http://x"}, {"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],
+    [{"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],
 )
 def test_bad_settings_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate(given)
-    with pytest.raises(typer.BadParameter, match=r"reason_url|port|max_in_flight|vision|prot"):
+    with pytest.raises(typer.BadParameter, match=r"port|max_in_flight|vision|prot"):
         read_settings(**given)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import Qwen2_5_VLForConditionalGeneration, SamConfig, SamModel
+from transformers import Qwen2_5_VLForConditionalGeneration, SamConfig
 
 from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, VisionConfig
 from engines.vision.model import VisionModel
@@ -72,12 +72,12 @@ def write_sam(model: VisionModel, file: Path) -> Path:
     return file
 
 
-def write_hugging_face_sam(model: VisionModel, folder: Path) -> Path:
-    """The same as ``facebook/sam-vit-*`` has it: every name is one of transformers' own `SamModel`."""
-    config = SamConfig(
+def hugging_face_config() -> SamConfig:
+    """The sizes of the same SAM for transformers."""
+    sides = {"image_size": ENCODER.image_size, "patch_size": ENCODER.patch_size}
+    return SamConfig(
         vision_config={
-            "image_size": ENCODER.image_size,
-            "patch_size": ENCODER.patch_size,
+            **sides,
             "hidden_size": ENCODER.hidden_size,
             "num_hidden_layers": ENCODER.num_hidden_layers,
             "num_attention_heads": ENCODER.num_attention_heads,
@@ -85,22 +85,35 @@ def write_hugging_face_sam(model: VisionModel, folder: Path) -> Path:
             "window_size": ENCODER.window_size,
             "global_attn_indexes": list(ENCODER.global_attn_indexes),
             "output_channels": ENCODER.output_channels,
+            "num_pos_feats": DECODER.transformer_dim // 2,
         },
-        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "patch_size": 8, "num_point_embeddings": 4},
-        mask_decoder_config={"hidden_size": 32, "mlp_dim": 64, "iou_head_hidden_dim": 32},
+        prompt_encoder_config={**sides, "hidden_size": DECODER.transformer_dim},
+        mask_decoder_config={
+            "hidden_size": DECODER.transformer_dim,
+            "mlp_dim": DECODER.mlp_dim,
+            "iou_head_hidden_dim": DECODER.iou_head_hidden_dim,
+        },
     )
-    published = SamModel(config)
+
+
+def hugging_face_names(model: VisionModel) -> dict[str, Tensor]:
+    """The state of a SAM as ``facebook/sam-vit-*`` names it."""
+    own = model.state_dict()
     state = {
         name.replace("image_encoder.", "vision_encoder.", 1): value
-        for name, value in model.state_dict().items()
+        for name, value in own.items()
         if name.startswith("image_encoder.")
     }
-    state |= to_transformers({n: v for n, v in model.state_dict().items() if n.startswith(CORE)})
+    state |= to_transformers({name: value for name, value in own.items() if name.startswith(CORE)})
     positions = state["prompt_encoder.shared_embedding.positional_embedding"]
-    state["shared_image_embedding.positional_embedding"] = positions.clone()
-    published.load_state_dict(state)
+    return state | {"shared_image_embedding.positional_embedding": positions.clone()}
+
+
+def write_hugging_face_sam(model: VisionModel, folder: Path) -> Path:
+    """A SAM as ``facebook/sam-vit-*`` has it."""
     folder.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    state = {name: value.contiguous() for name, value in hugging_face_names(model).items()}
+    save_file(state, folder / "model.safetensors")
     return folder
 
 
