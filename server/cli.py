@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.bundle import app as bundle
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
@@ -22,6 +23,7 @@ for command in (serve, segment, evaluate, queries, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(imports, name="import")
+app.add_typer(bundle, name="bundle")
 
 
 def main() -> None:

@@ -59,5 +59,7 @@ def _given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, str]:
     urls = {role: url for role in roles if (url := given[role]) is not None}
     for role in roles:
         if urls and role not in urls:
-            raise BackendUnavailable(f"{role}_url is not set: this bundle needs the URLs of {', '.join(roles)}")
+            raise BackendUnavailable(
+                f"{role}_url is not set: this bundle needs the URLs of {', '.join(roles)}"
+            )
     return urls

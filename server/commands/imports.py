@@ -14,7 +14,9 @@ from engines.errors import EngineError
 app = typer.Typer(help="Make bundles of published checkpoints.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Where the bundle goes; one that is there is replaced.")]
-Sam = Annotated[str, typer.Option(help="A SAM: its checkpoint file, a Hugging Face folder, or its name there.")]
+Sam = Annotated[
+    str, typer.Option(help="A SAM: its checkpoint file, a Hugging Face folder, or its name there.")
+]
 
 
 @app.callback()
@@ -27,7 +29,9 @@ def coprs(
     checkpoint: Annotated[
         Path, typer.Option(help="The folder with its shards, or a file with the merged state.", exists=True)
     ],
-    base: Annotated[str, typer.Option(help="The Qwen2.5-VL it started from: a folder or a Hugging Face name.")],
+    base: Annotated[
+        str, typer.Option(help="The Qwen2.5-VL it started from: a folder or a Hugging Face name.")
+    ],
     sam: Sam,
     out: Out,
     name: Annotated[str, typer.Option(help="The model's name in the API.")] = "coprs",
@@ -59,7 +63,9 @@ def _told(make: Callable[[], Bundle]) -> None:
     except EngineError as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{bundle.path}: {bundle.name}, a {bundle.grounder} bundle; serve it with --bundle {bundle.path}")
+    typer.echo(
+        f"{bundle.path}: {bundle.name}, a {bundle.grounder} bundle; serve it with --bundle {bundle.path}"
+    )
 
 
 def _say(line: str) -> None:

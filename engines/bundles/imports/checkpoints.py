@@ -131,7 +131,9 @@ class Shards:
         local, shape = tensor._local_tensor, tuple(tensor.shape)
         placement = tensor.placements[-1]
         if len(tensor.placements) != 1 or not isinstance(placement, sharded.Shard | sharded.Replicate):
-            raise CheckpointError(f"{file}: {name} is laid out as {tensor.placements}, which FSDP does not do")
+            raise CheckpointError(
+                f"{file}: {name} is laid out as {tensor.placements}, which FSDP does not do"
+            )
         if isinstance(placement, sharded.Replicate):
             return Piece(local, 0, shape, sharded=False)
         rows = -(-shape[0] // len(self.files))

@@ -149,4 +149,3 @@ def set_vocabulary(folder: Path, rows: int) -> None:
 def write_json(file: Path, content: object) -> None:
     """Write JSON for people to read."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-

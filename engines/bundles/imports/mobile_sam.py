@@ -30,7 +30,10 @@ def tiny_vit_config(stored: Mapping[str, Tensor]) -> TinyVitConfig:
     return TinyVitConfig(
         widths=(first, *merged),
         depths=tuple(count(stored, rf"{re.escape(layer)}\.blocks\.(\d+)\.") for layer in layers),
-        num_heads=(defaults.num_heads[0] if first % defaults.num_heads[0] == 0 else 1, *(h for h, _ in biases)),
+        num_heads=(
+            defaults.num_heads[0] if first % defaults.num_heads[0] == 0 else 1,
+            *(h for h, _ in biases),
+        ),
         window_sizes=(defaults.window_sizes[0], *(math.isqrt(cells) for _, cells in biases)),
         expansion=stored[f"{layers[0]}.blocks.0.conv1.c.weight"].shape[0] // first,
         mlp_ratio=stored[f"{layers[1]}.blocks.0.mlp.fc1.weight"].shape[0] // merged[0],
@@ -53,4 +56,6 @@ def fold_norms(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _fold(weight: Tensor, stored: Mapping[str, Tensor], norm: str) -> tuple[Tensor, Tensor]:
     """The convolution that does both: (w, b) with the norm's scale in them."""
     scale = stored[f"{norm}.weight"] / torch.sqrt(stored[f"{norm}.running_var"] + NORM_EPS)
-    return weight * scale[:, None, None, None], stored[f"{norm}.bias"] - stored[f"{norm}.running_mean"] * scale
+    return weight * scale[:, None, None, None], stored[f"{norm}.bias"] - stored[
+        f"{norm}.running_mean"
+    ] * scale

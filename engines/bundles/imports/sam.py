@@ -139,8 +139,7 @@ def _decoder_config(tensors: Mapping[str, Tensor]) -> DecoderConfig:
         depth=count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
         num_heads=HEADS,
         mlp_dim=tensors[f"{layer}.mlp.lin1.weight"].shape[0],
-        attention_downsample_rate=dim
-        // tensors[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0],
+        attention_downsample_rate=dim // tensors[f"{layer}.cross_attn_token_to_image.q_proj.weight"].shape[0],
         num_multimask_outputs=masks - 1,
         iou_head_depth=count(tensors, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
         iou_head_hidden_dim=tensors["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],

@@ -77,5 +77,5 @@ def test_an_answer_of_the_pattern_is_parsed(objects: int) -> None:
 
 
 def test_a_question_without_the_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="modal must hold {prompt} exactly once"):
+    with pytest.raises(ValueError, match=r"modal must hold \{prompt\} exactly once"):
         BoxFormat(modal="Locate it")

@@ -102,7 +102,9 @@ class PlainMllm:
         self._model = model.eval()
         self._processor = AutoProcessor.from_pretrained(folder)
 
-    def inputs(self, image: Image.Image, size: tuple[int, int], user: str, assistant: str) -> dict[str, Tensor]:
+    def inputs(
+        self, image: Image.Image, size: tuple[int, int], user: str, assistant: str
+    ) -> dict[str, Tensor]:
         """`size` (width, height) is that of the language model's picture."""
         text = (
             f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{user}<|im_end|>\n"

@@ -23,7 +23,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_bundle_of_boxes_is_made(published: Path, sam_file: Path, vision: VisionModel, tmp_path: Path) -> None:
+def test_a_bundle_of_boxes_is_made(
+    published: Path, sam_file: Path, vision: VisionModel, tmp_path: Path
+) -> None:
     bundle = import_egm(
         str(published), str(sam_file), tmp_path / "egm", max_pixels=256 * 256, progress=lambda _: None
     )

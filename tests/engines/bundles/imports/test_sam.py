@@ -59,7 +59,9 @@ def test_the_imported_encoder_is_transformers_sam(model: VisionModel, tmp_path: 
 def test_every_tensor_without_a_place_is_listed(model: VisionModel, tmp_path: Path) -> None:
     state = segment_anything_names(model) | {"stray.a": torch.zeros(1), "image_encoder.stray": torch.zeros(1)}
     torch.save(state, tmp_path / "sam.pth")
-    with pytest.raises(CheckpointError, match=r"nothing here has a place for: image_encoder\.stray, stray\.a"):
+    with pytest.raises(
+        CheckpointError, match=r"nothing here has a place for: image_encoder\.stray, stray\.a"
+    ):
         read_sam(str(tmp_path / "sam.pth"))
 
 
@@ -67,7 +69,9 @@ def test_a_tensor_that_is_not_there_is_named(model: VisionModel, tmp_path: Path)
     state = segment_anything_names(model)
     del state["mask_decoder.iou_token.weight"], state["image_encoder.blocks.1.attn.qkv.bias"]
     torch.save(state, tmp_path / "sam.pth")
-    with pytest.raises(CheckpointError, match=r"lacks: image_encoder\.layers\.1\.attn\.qkv\.bias, mask_decoder"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks: image_encoder\.layers\.1\.attn\.qkv\.bias, mask_decoder"
+    ):
         read_sam(str(tmp_path / "sam.pth"))
 
 

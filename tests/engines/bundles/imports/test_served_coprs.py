@@ -89,7 +89,9 @@ async def served_logits(served: Served, number: int, prompt: str) -> NDArray[np.
     return decoded.mask_logits
 
 
-async def test_masks_are_those_of_the_papers_arithmetic(served: Served, mllm: PlainMllm, sam: PlainSam) -> None:
+async def test_masks_are_those_of_the_papers_arithmetic(
+    served: Served, mllm: PlainMllm, sam: PlainSam
+) -> None:
     cases = [(number, prompt) for number in range(2) for prompt in PROMPTS]
     plain = [plain_logits(served, mllm, sam, *case).numpy() for case in cases]
     ours = [await served_logits(served, *case) for case in cases]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,7 +55,12 @@ async def test_the_boxs_digits_are_the_language_models(served: Served, mllm: Pla
     question = form.ask(PROMPT, "modal")
     [box] = await served.mllm.boxes(image.mllm, question, REASONING, 1, timeout=SECONDS)
     numbers = [round(share * form.scale) for share in box]
-    orders = [numbers, [numbers[i] for i in (2, 1, 0, 3)], [numbers[i] for i in (0, 3, 2, 1)], numbers[2:] + numbers[:2]]
+    orders = [
+        numbers,
+        [numbers[i] for i in (2, 1, 0, 3)],
+        [numbers[i] for i in (0, 3, 2, 1)],
+        numbers[2:] + numbers[:2],
+    ]
     opened = f"<think>\n{REASONING}</think>\n\n" + '[{"bbox_2d": ['
     size = (image.mllm.width, image.mllm.height)
 
