@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo constraints
+.PHONY: help .venv demo test lint unit bench-drafts train-demo constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -25,6 +25,9 @@ lint: .venv ## Check style, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")
+	@$(BIN)/python -m loadtests.drafts $(ARGS)
 
 train-demo: .venv ## Train the demo bundle's models (ARGS="--out runs/demo --stage towers --minutes 15")
 	@$(BIN)/python -m engines.demo.train $(ARGS)

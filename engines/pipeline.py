@@ -168,48 +168,47 @@ class Pipeline:
         with ticket.watch.stage("encode"):
             return await self._embeddings.get_or_encode(image)
 
-    async def _warm(self, ticket: Ticket, image: PreparedImage) -> None:
-        """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway."""
+    async def _warm(self, ticket: Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
+        """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway.
+
+        To ask for a first draft's one vector does that, too, and gives the vector.
+        """
         request = ticket.request
+        if request.drafts_wanted and (request.objects or 1) == 1 and self._idle():
+            return await self._vectors(ticket, image, "", [request.draft_type], 1)
         at_once = (
             request.reasoning == "none" and request.forced_type is not None and request.objects is not None
         )
         if not at_once:
             await self._mllm.warm(image.mllm, request.prompt, timeout=ticket.deadline.left())
+        return None
 
     def _drafter(
         self,
         ticket: Ticket,
         image: PreparedImage,
         encoding: asyncio.Task[Embedding],
-        warming: asyncio.Task[None],
+        warming: asyncio.Task[dict[MaskType, Vectors] | None],
     ) -> Drafter:
         """Drafts need what the masks need, and leave it to them: they only wait for it."""
         request = ticket.request
-        mask_type = request.draft_type
 
         async def draw(reasoning: str) -> list[MaskReady]:
-            await asyncio.shield(warming)
-            vectors = await self._mllm.concentrate(
-                image.mllm,
-                request.prompt,
-                reasoning,
-                mask_type,
-                request.objects or 1,
-                timeout=ticket.deadline.left(),
-            )
+            vectors = await asyncio.shield(warming)
+            if vectors is None or reasoning:
+                objects = request.objects or 1
+                vectors = await self._vectors(ticket, image, reasoning, [request.draft_type], objects)
             embedding = await asyncio.shield(encoding)
             if not self._idle():
                 return []
-            decoded = await self._decode(ticket, image, embedding, {mask_type: vectors})
+            decoded = await self._decode(ticket, image, embedding, vectors)
             return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
             ticket.watch.mark("ttfd")
             ticket.emit(draft)
 
-        wanted = 0 if request.reasoning == "none" else request.drafts
-        return Drafter(wanted, draw, self._idle, emit)
+        return Drafter(request.drafts_wanted, draw, self._idle, emit)
 
     def _idle(self) -> bool:
         """Whether there is room for work that can be done without."""
@@ -254,21 +253,20 @@ class Pipeline:
         request = ticket.request
         types = request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
-            async with asyncio.TaskGroup() as group:
-                calls = {
-                    mask_type: group.create_task(
-                        self._mllm.concentrate(
-                            image.mllm,
-                            request.prompt,
-                            reasoning,
-                            mask_type,
-                            decision.objects,
-                            timeout=ticket.deadline.left(),
-                        )
-                    )
-                    for mask_type in types
-                }
-        return {mask_type: call.result() for mask_type, call in calls.items()}
+            return await self._vectors(ticket, image, reasoning, types, decision.objects)
+
+    async def _vectors(
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        reasoning: str,
+        mask_types: Sequence[MaskType],
+        objects: int,
+    ) -> dict[MaskType, Vectors]:
+        request, left = ticket.request, ticket.deadline.left()
+        return await self._mllm.concentrate(
+            image.mllm, request.prompt, reasoning, mask_types, objects, timeout=left
+        )
 
     async def _make(
         self,

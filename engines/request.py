@@ -42,6 +42,11 @@ class SegmentRequest:
         return ("modal", "amodal") if self.mask_type == "both" else (decided,)
 
     @property
+    def drafts_wanted(self) -> int:
+        """How many drafts may be drawn: without reasoning there is no time for any."""
+        return 0 if self.reasoning == "none" else self.drafts
+
+    @property
     def draft_type(self) -> MaskType:
         """The mask type of drafts: what the request names, else modal, for what can be seen is part of either."""
         return self.forced_type or "modal"

@@ -127,14 +127,17 @@ class ScriptedMllm:
         image: MllmImage,
         prompt: str,
         reasoning: str,
-        mask_type: MaskType,
+        mask_types: Sequence[MaskType],
         objects: int,
         *,
         timeout: float,
-    ) -> NDArray[np.float32]:
+    ) -> dict[MaskType, NDArray[np.float32]]:
         async with self._call("concentrate"):
-            seed = np.random.default_rng([mask_type == "modal", objects])
-            return seed.normal(size=(objects, VECTOR_DIM)).astype(np.float32) * 3
+            return {kind: self._vectors(kind, objects) for kind in mask_types}
+
+    def _vectors(self, mask_type: MaskType, objects: int) -> NDArray[np.float32]:
+        seed = np.random.default_rng([mask_type == "modal", objects])
+        return seed.normal(size=(objects, VECTOR_DIM)).astype(np.float32) * 3
 
     async def health(self) -> tuple[RoleHealth, RoleHealth]:
         detail = "" if self.healthy else "down, as the test wants it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
@@ -170,16 +170,26 @@ class MllmClient:
         image: MllmImage,
         prompt: str,
         reasoning: str,
-        mask_type: MaskType,
+        mask_types: Sequence[MaskType],
         objects: int,
         *,
         timeout: float,
-    ) -> NDArray[np.float32]:
-        """The concentration vectors, float32 [objects, D], in the objects' order; `objects` is at least 1."""
+    ) -> dict[MaskType, NDArray[np.float32]]:
+        """Each mask type's concentration vectors, float32 [objects, D], in the objects' order; all in one call.
+
+        `objects` is at least 1.
+        """
         reasoning = self._tokens.escape(reasoning)
-        texts = (self._answer.with_references(reasoning, mask_type, k) for k in range(1, objects + 1))
+        texts = (
+            self._answer.with_references(reasoning, mask_type, k)
+            for mask_type in mask_types
+            for k in range(1, objects + 1)
+        )
         request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
-        return (await self._pool(request, timeout)).vectors()
+        answer = await self._pool(request, timeout)
+        if len(answer.data) != len(request.prefills):
+            raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
+        return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
 
     def _roles(self) -> tuple[VllmRole, ...]:
         return (self._reason,) if self._concentrate is None else (self._reason, self._concentrate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,8 +45,8 @@ class Mllm(Protocol):
         image: MllmImage,
         prompt: str,
         reasoning: str,
-        mask_type: MaskType,
+        mask_types: Sequence[MaskType],
         objects: int,
         *,
         timeout: float,
-    ) -> Vectors: ...
+    ) -> dict[MaskType, Vectors]: ...

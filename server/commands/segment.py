@@ -30,11 +30,19 @@ Show = Callable[[str], None]
 
 def segment(
     image: Annotated[str, typer.Argument(help="An image file, a folder of them, or a glob in quotes.")],
-    prompt: Annotated[str, typer.Argument(help="What to segment, in words.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to segment, in words; not needed with --box or --point.")
+    ] = None,
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
     mask_type: Annotated[MaskChoice, typer.Option(help="Which mask; auto lets the prompt decide.")] = "auto",
     reasoning: Annotated[ReasoningLength, typer.Option(help="How much the model may reason.")] = "full",
     objects: Annotated[str, typer.Option(help="auto, or how many objects the prompt means.")] = "auto",
+    box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the object, in pixels.")] = None,
+    point: Annotated[list[str] | None, typer.Option(help="x,y on the object; may be repeated.")] = None,
+    not_point: Annotated[list[str] | None, typer.Option(help="x,y off the object; may be repeated.")] = None,
+    drafts: Annotated[
+        int, typer.Option(help="How many masks to draft meanwhile; tells how good they were.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="Write the masks over the image to this file; of many, to this folder."),
@@ -44,7 +52,8 @@ def segment(
     ] = False,
 ) -> None:
     """Segment what PROMPT means in IMAGE, and write an overlay: hidden parts hatched, the heatmap beside it."""
-    options: Options = {"mask_type": mask_type, "reasoning": reasoning}
+    options: Options = {"mask_type": mask_type, "reasoning": reasoning, "drafts": drafts}
+    options |= _visual(box, point or [], not_point or [])
     options["objects"] = int(objects) if objects.isdecimal() else objects
     options["include"] = ["reasoning"] if out is None else ["reasoning", "heatmap"]
     files = find_images(image)
@@ -61,6 +70,29 @@ def segment(
         raise typer.Exit(1) from error
 
 
+def _visual(box: str | None, on: list[str], off: list[str]) -> Options:
+    """The request's `box` and `points`. Raises `BadParameter` for what are no numbers."""
+    points = [(text, 1) for text in on] + [(text, 0) for text in off]
+    visual: Options = {}
+    if box is not None:
+        visual["box"] = _numbers(box)
+    if points:
+        visual["points"] = [
+            {"x": x, "y": y, "label": label} for text, label in points for x, y in [_numbers(text, 2)]
+        ]
+    return visual
+
+
+def _numbers(text: str, count: int = 4) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise typer.BadParameter(f"{text}: {count} numbers with commas between them are wanted")
+    return numbers
+
+
 def find_images(image: str) -> list[Path]:
     """The file `image` itself, or the image files in it or that it matches, sorted. Raises `BadParameter`."""
     path = Path(image)
@@ -74,7 +106,7 @@ def find_images(image: str) -> list[Path]:
 
 
 def _segment_one(
-    url: str, file: Path, prompt: str, options: Options, out: Path | None, as_json: bool
+    url: str, file: Path, prompt: str | None, options: Options, out: Path | None, as_json: bool
 ) -> None:
     """One image; on a terminal the reasoning is shown as it comes."""
     live = sys.stdout.isatty() and not as_json
@@ -88,7 +120,7 @@ def _segment_one(
 
 
 def _segment_many(
-    url: str, files: list[Path], prompt: str, options: Options, out: Path | None, as_json: bool
+    url: str, files: list[Path], prompt: str | None, options: Options, out: Path | None, as_json: bool
 ) -> bool:
     """Image after image with a progress bar; tells whether all of them were answered."""
     failed = 0
@@ -117,7 +149,9 @@ def _show(text: str) -> None:
     typer.echo(text, nl=False)
 
 
-async def _ask(url: str, data: bytes, prompt: str, options: Options, show: Show | None) -> SegmentResponse:
+async def _ask(
+    url: str, data: bytes, prompt: str | None, options: Options, show: Show | None
+) -> SegmentResponse:
     async with SegmentClient(url) as client:
         events = []
         async for event in client.stream(data, prompt, **options):
@@ -157,5 +191,8 @@ def in_words(response: SegmentResponse, *, with_reasoning: bool = True) -> str:
     lines += [f"object {part.object}   {part.fraction:.0%} of it hidden" for part in response.hidden]
     if not response.masks:
         lines.append("no such object")
+    for draft in response.drafts or []:
+        worth = "of no mask" if draft.iou is None else f"IoU {draft.iou:.2f} with the mask"
+        lines.append(f"draft {draft.number}    after {draft.reasoning_tokens} tokens: {worth}")
     stages = ", ".join(f"{name} {spent:.0f}" for name, spent in response.timings_ms.items())
     return "\n".join([*lines, f"ms         {stages}"])

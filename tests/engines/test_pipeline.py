@@ -115,7 +115,7 @@ async def test_both_masks_take_one_reasoning_and_one_batch(vision: FaultyVision)
     mllm = ScriptedMllm(prompt_count=2)
     async with opened(mllm, vision) as pipeline:
         events = await run(pipeline, SegmentRequest("both mugs", mask_type="both"))
-    assert sorted(mllm.calls) == ["concentrate", "concentrate", "decide", "reason", "warm"]
+    assert sorted(mllm.calls) == ["concentrate", "decide", "reason", "warm"]
     assert vision.batches == [4]
     ready = of(MaskReady, events)
     assert [(mask.object, mask.mask_type) for mask in ready] == [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -60,13 +60,13 @@ class PacedMllm(ScriptedMllm):
         image: MllmImage,
         prompt: str,
         reasoning: str,
-        mask_type: MaskType,
+        mask_types: Sequence[MaskType],
         objects: int,
         *,
         timeout: float,
-    ) -> NDArray[np.float32]:
-        self.reasonings.append((reasoning, mask_type, objects))
-        return await super().concentrate(image, prompt, reasoning, mask_type, objects, timeout=timeout)
+    ) -> dict[MaskType, NDArray[np.float32]]:
+        self.reasonings.append((reasoning, mask_types[0], objects))
+        return await super().concentrate(image, prompt, reasoning, mask_types, objects, timeout=timeout)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -19,9 +21,13 @@ from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from server.app import create_app
+from server.running import RunningGateway, run_gateway
 from server.services import Engines, Services, open_services
 from server.settings import Settings
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
+
+if TYPE_CHECKING:
+    from tests.vllm_fixture import ServedModel
 
 
 def photo(size: tuple[int, int] = (120, 80), format: str = "PNG", **options: object) -> bytes:
@@ -85,3 +91,21 @@ def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> Open
 async def gateway(open_gateway: OpenGateway) -> AsyncIterator[Gateway]:
     async with open_gateway() as opened:
         yield opened
+
+
+def settings_for(bundle: Path, reason_url: str, concentrate_url: str) -> Settings:
+    return Settings(
+        bundle=bundle, port=0, vision="torch", reason_url=reason_url, concentrate_url=concentrate_url
+    )
+
+
+@pytest.fixture
+async def real(served_model: ServedModel, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+    """A gateway on the session's vLLM servers, with the served bundle or with a tiny one around the model."""
+    from tests.tiny_bundle import build_tiny_bundle  # transformers takes seconds to import
+
+    bundle = served_model.bundle or build_tiny_bundle(tmp_path / "bundle", served_model.path)
+    settings = settings_for(bundle, served_model.reason_url, served_model.concentrate_url)
+    async with run_gateway(settings) as gateway:
+        await gateway.wait_ready(120)
+        yield gateway

@@ -35,6 +35,17 @@ BAD_FIELDS = [
     ({"timeout_ms": 600_001}, "timeout_ms"),
     ({"timeout_ms": float("1e400")}, "timeout_ms"),
     ({"boxes": []}, "boxes"),
+    ({"drafts": 9}, "drafts"),
+    ({"drafts": -1}, "drafts"),
+    ({"box": [1, 2, 3]}, "box.3"),
+    ({"box": [9, 2, 9, 4]}, "box"),
+    ({"box": [0, 0, 121, 80]}, "box"),
+    ({"points": []}, "points"),
+    ({"points": [{"x": 1}]}, "points.0.y"),
+    ({"points": [{"x": 1, "y": 2, "label": 2}]}, "points.0.label"),
+    ({"points": [{"x": 1, "y": float("nan")}]}, "points.0.y"),
+    ({"points": [{"x": 1, "y": 1}, {"x": 3, "y": -0.5}]}, "points.1"),
+    ({"points": [{"x": 1, "y": 1}] * 33}, "points"),
 ]
 
 

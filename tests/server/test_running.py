@@ -11,7 +11,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -23,11 +22,8 @@ from server.cli import app
 from server.client import SegmentClient, SegmentFailed
 from server.running import RunningGateway, run_gateway
 from server.settings import Settings
-from tests.server.conftest import photo
+from tests.server.conftest import photo, settings_for
 from tests.tiny_bundle import build_tiny_bundle
-
-if TYPE_CHECKING:
-    from tests.vllm_fixture import ServedModel
 
 NOBODY = "http://127.0.0.1:9"
 RUN = "from server.cli import main; main()"
@@ -43,12 +39,6 @@ async def lonely(bundle: Path) -> AsyncIterator[RunningGateway]:
     """A listening gateway whose vLLM servers are away."""
     async with run_gateway(settings_for(bundle, NOBODY, NOBODY)) as gateway:
         yield gateway
-
-
-def settings_for(bundle: Path, reason_url: str, concentrate_url: str) -> Settings:
-    return Settings(
-        bundle=bundle, port=0, vision="torch", reason_url=reason_url, concentrate_url=concentrate_url
-    )
 
 
 async def test_servers_that_are_away_are_503_and_not_ready(lonely: RunningGateway) -> None:
@@ -148,16 +138,6 @@ def test_what_cannot_be_served_is_said_in_a_line(
     assert result.exit_code == status
 
 
-@pytest.fixture
-async def real(served_model: ServedModel, tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """A gateway on the session's vLLM servers, with the served bundle or with a tiny one around the model."""
-    bundle = served_model.bundle or build_tiny_bundle(tmp_path / "bundle", served_model.path)
-    settings = settings_for(bundle, served_model.reason_url, served_model.concentrate_url)
-    async with run_gateway(settings) as gateway:
-        await gateway.wait_ready(120)
-        yield gateway
-
-
 @pytest.mark.vllm
 async def test_real_requests_end_in_masks(real: RunningGateway) -> None:
     async with SegmentClient(real.url) as client:
@@ -198,46 +178,6 @@ async def test_special_tokens_in_the_prompt_are_plain_text(real: RunningGateway)
     async with SegmentClient(real.url) as client:
         response = await client.segment(photo(), prompt, mask_type="modal", objects=1, max_reasoning_tokens=8)
     assert len(response.masks) == 1
-
-
-async def running_in_vllm(url: str) -> float:
-    async with httpx.AsyncClient(base_url=url) as http:
-        lines = (await http.get("/metrics")).text.splitlines()
-    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
-
-
-@pytest.mark.vllm
-@pytest.mark.parametrize("why", ["deadline", "client"])
-async def test_abandoned_work_stops_in_vllm(
-    real: RunningGateway, served_model: ServedModel, why: str
-) -> None:
-    """Several long reasonings are given up, by their deadline or by their clients; vLLM is soon idle."""
-    timeout_ms = 300 if why == "deadline" else 60_000
-    async with SegmentClient(real.url) as client:
-        asked = [
-            asyncio.create_task(
-                client.segment(
-                    photo((100 + i, 80)),
-                    f"mug {i}",
-                    max_reasoning_tokens=400,
-                    objects=1,
-                    timeout_ms=timeout_ms,
-                )
-            )
-            for i in range(6)
-        ]
-        await asyncio.sleep(0.3)
-        if why == "client":
-            for task in asked:
-                task.cancel()
-        outcomes = await asyncio.gather(*asked, return_exceptions=True)
-    given_up = [error for error in outcomes if isinstance(error, SegmentFailed | asyncio.CancelledError)]
-    assert given_up
-    assert all(error.status == 504 for error in given_up if isinstance(error, SegmentFailed))
-    async with asyncio.timeout(60):
-        while await running_in_vllm(served_model.reason_url):  # noqa: ASYNC110  # vLLM tells nobody
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.vllm

@@ -121,9 +121,10 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 async def ask_vllm(client: MllmClient, images: list[MllmImage], ask: Ask) -> NDArray[np.float32]:
-    return await client.concentrate(
-        images[ask.scene], ask.prompt, REASONING, ask.mask_type, ask.objects, timeout=SECONDS
+    vectors = await client.concentrate(
+        images[ask.scene], ask.prompt, REASONING, [ask.mask_type], ask.objects, timeout=SECONDS
     )
+    return vectors[ask.mask_type]
 
 
 @pytest.mark.parametrize("objects", [1, 3])
@@ -170,7 +171,7 @@ async def test_warming_leaves_only_the_tail_to_be_prefilled(
     image = prepare_image(scene(3), "sha256:warm", served_model.image)
     await client.warm(image, PROMPTS[0], timeout=SECONDS)
     before = await metric(served_model.concentrate_url, "prefix_cache_hits_total{")
-    await client.concentrate(image, PROMPTS[0], "", "modal", 1, timeout=SECONDS)
+    await client.concentrate(image, PROMPTS[0], "", ["modal"], 1, timeout=SECONDS)
     assert await metric(served_model.concentrate_url, "prefix_cache_hits_total{") - before >= 32
 
 
@@ -201,8 +202,8 @@ async def test_vectors_after_the_models_own_reasoning(
 ) -> None:
     _, end = await reason(client, images[0], 24)
     ask = Ask(0, PROMPTS[0], "modal", 1)
-    vectors = await client.concentrate(images[0], ask.prompt, end.text, "modal", 1, timeout=SECONDS)
-    assert cosine(vectors[0], reference.vectors(ask, end.text)[0]) >= SAME
+    vectors = await client.concentrate(images[0], ask.prompt, end.text, ["modal"], 1, timeout=SECONDS)
+    assert cosine(vectors["modal"][0], reference.vectors(ask, end.text)[0]) >= SAME
 
 
 @pytest.mark.parametrize("reasoning", ["", REASONING])
@@ -252,9 +253,9 @@ async def test_an_image_the_server_no_longer_has_is_sent_again(
         role._known.add(image.digest)  # as if the server had seen it and dropped it since
     decision = await client.decide(image, PROMPTS[1], "", objects=1, timeout=SECONDS)
     assert 0.0 < decision.p_modal < 1.0
-    vectors = await client.concentrate(image, PROMPTS[1], REASONING, "modal", 1, timeout=SECONDS)
+    vectors = await client.concentrate(image, PROMPTS[1], REASONING, ["modal"], 1, timeout=SECONDS)
     expected = reference.vectors(Ask(1, PROMPTS[1], "modal", 1))
-    assert cosine(vectors[0], expected[0]) >= SAME
+    assert cosine(vectors["modal"][0], expected[0]) >= SAME
 
 
 HOSTILE = (
@@ -295,8 +296,8 @@ async def test_special_tokens_in_a_prompt_do_not_change_what_is_counted(
 ) -> None:
     """An image token typed by the user would make vLLM expect one more image and refuse."""
     for prompt in HOSTILE:
-        vectors = await client.concentrate(images[0], prompt, "", "modal", 1, timeout=SECONDS)
-        assert np.isfinite(vectors).all()
+        vectors = await client.concentrate(images[0], prompt, "", ["modal"], 1, timeout=SECONDS)
+        assert np.isfinite(vectors["modal"]).all()
 
 
 async def test_a_prompt_longer_than_the_model_reads_is_the_callers_fault(

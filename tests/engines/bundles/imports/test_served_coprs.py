@@ -83,9 +83,9 @@ def plain_logits(served: Served, mllm: PlainMllm, sam: PlainSam, number: int, pr
 
 async def served_logits(served: Served, number: int, prompt: str) -> NDArray[np.float32]:
     image = served.prepare(scene(number), f"sha256:scene-{number}")
-    vectors = await served.mllm.concentrate(image.mllm, prompt, REASONING, "modal", 1, timeout=SECONDS)
+    vectors = await served.mllm.concentrate(image.mllm, prompt, REASONING, ["modal"], 1, timeout=SECONDS)
     [embedding] = served.vision.encode([image.vision])
-    [decoded] = served.vision.decode([DecodeItem(embedding, vectors[0], image.vision.size)])
+    [decoded] = served.vision.decode([DecodeItem(embedding, vectors["modal"][0], image.vision.size)])
     return decoded.mask_logits
 
 

@@ -1,0 +1,40 @@
+"""The figures of the drafts' benchmark, from times that are known."""
+
+from __future__ import annotations
+
+import math
+
+from loadtests.drafts import Took, Trial, report
+
+
+def took(draft: float, mask: float, iou: float = math.nan, last: float | None = None) -> Took:
+    return Took(draft, mask, mask if last is None else last, drafts=int(draft > 0), iou=iou)
+
+
+def test_figures_are_ratios_of_neighbours() -> None:
+    trials = [
+        Trial(
+            new=took(math.nan, 2.0),
+            known=took(0.2, 1.0, iou=0.5),
+            drafts=[(took(0.2, 1.0), took(math.nan, 0.8)), (took(0.2, 3.0), took(math.nan, 3.0))],
+            both=[(took(math.nan, 1.0, last=1.2), took(math.nan, 1.0))],
+        ),
+        Trial(new=took(1.0, 2.0, iou=0.7), known=took(0.4, 1.0), drafts=[], both=[]),
+    ]
+    figures = {line[:44].strip(): float(line[44:].split()[0]) for line in report(trials, 3).splitlines()}
+    assert figures == {
+        "first draft / final mask, image known": 0.3,
+        "first draft / final mask, image new": 0.5,
+        "final mask with drafts=3 / without": 1.125,
+        "both masks / one": 1.2,
+        "mean IoU of first draft and final mask": 0.6,
+        "drafts a request, image known": 1.0,
+        "requests without any draft, image new": 0.5,
+        "final mask, image known, ms": 1000.0,
+    }
+
+
+def test_without_any_draft_there_is_no_figure() -> None:
+    lonely = Trial(new=took(math.nan, 2.0), known=took(math.nan, 1.0), drafts=[], both=[])
+    assert "first draft / final mask, image known" in report([lonely], 3)
+    assert report([lonely], 3).count("nan") == 5
