@@ -87,7 +87,7 @@ def runtime(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def original(package: Path, weights: Path) -> Iterator[nn.Module]:
+def original(package: Path, weights: Path) -> nn.Module:
     """MobileSAM's own code. What it takes from timm does nothing when the model is only used; it is stood in for."""
     layers, registry = types.ModuleType("timm.models.layers"), types.ModuleType("timm.models.registry")
     layers.DropPath = nn.Identity  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def original(package: Path, weights: Path) -> Iterator[nn.Module]:
         build = importlib.import_module("mobile_sam.build_sam").build_sam_vit_t
         model: nn.Module = build(None).eval()
     model.load_state_dict(torch.load(weights, weights_only=True))
-    yield model
+    return model
 
 
 def corners(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
