@@ -126,6 +126,8 @@ def coprs_state(base: Path, vision: VisionModel, seed: int = 5) -> dict[str, Ten
     for name, value in llm.state_dict().items():
         noise = torch.randn(value.shape, generator=generator) * 0.02 if value.ndim > 1 else 0.0
         state[f"llm.{name}"] = value + noise
+    if "llm.lm_head.weight" in state:  # one matrix under two names
+        state["llm.lm_head.weight"] = state["llm.model.language_model.embed_tokens.weight"]
     parts = ("heatmap_head.", *CORE)
     return state | {n: v.clone() for n, v in vision.state_dict().items() if n.startswith(parts)}
 
