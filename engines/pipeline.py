@@ -35,6 +35,8 @@ from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
+NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
+
 Emit = Callable[[Event], None]
 LoadImage = Callable[[], Awaitable[PreparedImage]]
 ObjectVectors = (
@@ -243,7 +245,9 @@ class Pipeline:
                 timeout=ticket.deadline.left(),
             )
         source: DecisionSource = decision.source if request.forced_type is None else "request"
-        ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects))
+        blind = self._answer.tokens.modal is None and "amodal" in request.types(decision.mask_type)
+        warnings = (NO_AMODAL,) if blind else ()
+        ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects, warnings))
         return decision
 
     async def _concentrate(

@@ -37,7 +37,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        urls = _given_urls(settings, bundle.roles)
+        urls = given_urls(settings, bundle.roles)
         if not urls:
             servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles)
             await stack.enter_async_context(servers)
@@ -53,7 +53,7 @@ async def open_engines(settings: Settings) -> AsyncIterator[OpenEngines]:
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
 
 
-def _given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, str]:
+def given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, str]:
     """The URLs of vLLM servers that run elsewhere: of all roles that the bundle needs, or of none."""
     given: dict[Role, str | None] = {"reason": settings.reason_url, "concentrate": settings.concentrate_url}
     urls = {role: url for role in roles if (url := given[role]) is not None}

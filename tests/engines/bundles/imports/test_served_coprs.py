@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from engines.bundles.imports.coprs import import_coprs
 from engines.events import DecisionMade, MaskReady
 from engines.mllm.grammar import SpecialTokens
+from engines.pipeline import NO_AMODAL
 from engines.request import SegmentRequest
 from engines.vision.masks import decode, finish
 from engines.vision.runtimes.base import DecodeItem
@@ -123,6 +124,7 @@ async def test_a_whole_request_gives_that_mask(served: Served, mllm: PlainMllm, 
     events = await served.segment(request, image)
     [decision] = [event for event in events if isinstance(event, DecisionMade)]
     assert decision.source == "question"
+    assert decision.warnings == ((NO_AMODAL,) if decision.mask_type == "amodal" else ())
     [mask] = [event for event in events if isinstance(event, MaskReady)]
     size = (image.mllm.width, image.mllm.height)
     assistant = "<think></think>\nHere is the reference position: <REF_POS>"
