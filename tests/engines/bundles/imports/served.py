@@ -50,9 +50,14 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(bundle: Bundle, folder: Path, vision: RuntimeName) -> AsyncIterator[Served]:
-    """Start what the bundle's grounder needs; `folder` takes logs and exported graphs."""
-    config = VllmConfig(kv_cache_gib=0.25, max_model_len=1024)
+async def serve(
+    bundle: Bundle, folder: Path, vision: RuntimeName, *, processes: int = 1
+) -> AsyncIterator[Served]:
+    """Start what the bundle's grounder needs; `folder` takes logs and exported graphs.
+
+    Each server's language model is spread over so many processes.
+    """
+    config = VllmConfig(kv_cache_gib=0.25, max_model_len=1024, tensor_parallel_size=processes)
     async with AsyncExitStack() as stack:
         servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles)
         await stack.enter_async_context(servers)

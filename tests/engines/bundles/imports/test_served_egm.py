@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -121,3 +122,23 @@ async def test_what_the_model_says_freely_ends_in_an_answer(served: Served) -> N
     masks = [event for event in events if isinstance(event, MaskReady)]
     assert len(masks) == decision.objects
     assert any("heatmap" in warning for warning in decision.warnings)
+
+
+async def test_two_processes_decide_as_one(
+    served: Served, mllm: PlainMllm, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Tensor parallel size 2: half of the heads in each process, and transformers' probabilities all the same."""
+    folder = tmp_path_factory.mktemp("parallel")
+    image = served.prepare(scene(0), "sha256:scene-0")
+    question = served.bundle.answer.question
+    assert question is not None
+    size = (image.mllm.width, image.mllm.height)
+    user = question.user.replace("{prompt}", PROMPT)
+    logits = mllm.logits(mllm.inputs(scene(0), size, user, question.lead))[-1]
+    gap = float(logits[mllm.token(question.modal)] - logits[mllm.token(question.amodal)])
+    async with serve(served.bundle, folder, "torch", processes=2) as parallel:
+        both = [
+            await server.mllm.decide(image.mllm, PROMPT, "", objects=1, timeout=SECONDS)
+            for server in (served, parallel)
+        ]
+    assert [math.log(one.p_modal / one.p_amodal) for one in both] == pytest.approx([gap, gap], abs=0.3)
