@@ -42,7 +42,8 @@ def build_tiny_qwen3(folder: Path, *, seed: int = 11) -> None:
 
 def _config(tokenizer: Tokenizer) -> Qwen3VLConfig:
     def token(name: str) -> int:
-        found: int = tokenizer.token_to_id(name)
+        found = tokenizer.token_to_id(name)
+        assert found is not None
         return found
 
     text = {

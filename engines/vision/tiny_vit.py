@@ -93,7 +93,8 @@ class AttentionBlock(nn.Module):
         """(B, C, H, W) to the same shape."""
         attended = x.permute(0, 2, 3, 1) + self._attend(x.permute(0, 2, 3, 1))
         cells = self.local_conv(attended.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return (cells + self.mlp(cells)).permute(0, 3, 1, 2)
+        out: Tensor = (cells + self.mlp(cells)).permute(0, 3, 1, 2)
+        return out
 
     def _attend(self, x: Tensor) -> Tensor:
         """Attention in each window of (B, H, W, C); what is missing at the right and below is 0, and takes part."""
@@ -103,7 +104,8 @@ class AttentionBlock(nn.Module):
         windows = padded.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3)
         attended = self.attn(windows.flatten(0, 2).flatten(1, 2))
         back = attended.unflatten(1, (side, side)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
-        return back.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        whole: Tensor = back.flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        return whole
 
 
 class _Stage(nn.Module):
@@ -118,18 +120,27 @@ class _Stage(nn.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
+class _Stem(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(
+            nn.Conv2d(3, channels // 2, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        out: Tensor = self.seq(pixels)
+        return out
+
+
 class TinyVit(nn.Module):
     """State names are MobileSAM's; a convolution and its batch norm, ``c`` and ``bn`` there, are one here."""
 
     def __init__(self, config: TinyVitConfig) -> None:
         super().__init__()
         first, last, out = config.widths[0], config.widths[-1], config.output_channels
-        self.patch_embed = nn.Module()
-        self.patch_embed.seq = nn.Sequential(
-            nn.Conv2d(3, first // 2, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(first // 2, first, 3, stride=2, padding=1),
-        )
+        self.patch_embed = _Stem(first)
         self.layers = nn.ModuleList(_stage(config, number) for number in range(len(config.widths)))
         self.neck = nn.Sequential(
             nn.Conv2d(last, out, 1, bias=False),
@@ -140,7 +151,7 @@ class TinyVit(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised `pixels` (B, 3, S, S) to embeddings (B, C, S / 16, S / 16)."""
-        x = self.patch_embed.seq(pixels)
+        x = self.patch_embed(pixels)
         for layer in self.layers:
             x = layer(x)
         out: Tensor = self.neck(x)

@@ -58,7 +58,11 @@ def check(
 def _load(path: Path, verify: bool) -> Bundle:
     total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     with tqdm(total=total, unit="B", unit_scale=True, desc="digests", disable=not verify) as bar:
-        return Bundle.load(path, verify, lambda name, read, whole: bar.update(read - bar.n))
+
+        def progress(name: str, read: int, whole: int) -> None:
+            bar.update(read - bar.n)
+
+        return Bundle.load(path, verify, progress)
 
 
 def _needed(needs: Requirements) -> list[str]:

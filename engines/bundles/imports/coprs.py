@@ -33,11 +33,14 @@ LANGUAGE = "llm."
 TRAINED_VISION = ("heatmap_head.", "prompt_encoder.", "mask_decoder.")
 EXPORTED_HEADS = "refseg_modules.pt"  # the trained vision parts once more, whole, as rank 0 saves them
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
+HEADS, QUERY = "heatmap_head.fuser.0.weight", "heatmap_head.q_proj.weight"
+NEEDED = {HEADS, QUERY}
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 705_600
 NAMED = 5
 
+REFERENCE = "<REF_POS>"
 ANSWER = AnswerFormat(
-    tokens=AnswerTokens(modal=None, amodal=None, no_object=None),
+    tokens=AnswerTokens(reference=REFERENCE, modal=None, amodal=None, no_object=None),
     user=(
         " Please find '{prompt}' in the image.\n"
         "Compare the difference between objects and find the most closely matched one.\n"
@@ -93,10 +96,10 @@ def import_coprs(
     with unfinished(out) as folder:
         image = model.image_config(MIN_PIXELS, MAX_PIXELS)
         model.copy_side_files(folder / MLLM, image)
-        token = add_token(folder / MLLM, ANSWER.tokens.reference)
+        token = add_token(folder / MLLM, REFERENCE)
         if token >= plan.vocabulary:
             raise CheckpointError(
-                f"{checkpoint}: {ANSWER.tokens.reference} is token {token}, but it knows {plan.vocabulary}"
+                f"{checkpoint}: {REFERENCE} is token {token}, but it knows {plan.vocabulary}"
             )
         set_vocabulary(folder / MLLM, plan.vocabulary)
         _write_weights(folder, plan, shards, seer, progress)
@@ -117,6 +120,7 @@ def _plan(model: LanguageModel, shards: Shards) -> _Plan:
     if model.tied:
         language.pop("lm_head.weight", None)
     vision = {name: shape for name, shape in shapes.items() if name.startswith(TRAINED_VISION)}
+    _refuse(f"{first}: lacks of CoPRS's parts", NEEDED - shapes.keys())
     strange = shapes.keys() - vision.keys() - {name for name in shapes if name.startswith(LANGUAGE)}
     _refuse(f"{first}: holds tensors that are not CoPRS's", strange)
     _refuse(f"{first}: the base model of it has no", language.keys() - model.shapes.keys())
@@ -132,7 +136,7 @@ def _plan(model: LanguageModel, shards: Shards) -> _Plan:
 
 
 def _write_weights(folder: Path, plan: _Plan, shards: Shards, sam: Sam, progress: Progress) -> None:
-    heads, dim = plan.vision["heatmap_head.fuser.0.weight"][0], plan.vision["heatmap_head.q_proj.weight"][1]
+    heads, dim = plan.vision[HEADS][0], plan.vision[QUERY][1]
     write_vision_config(folder / VISION, sam, HeatmapConfig(vector_dim=dim, num_heads=heads))
     encoder = {name: value for name, value in sam.tensors.items() if name.startswith("image_encoder.")}
     shapes = plan.vision | {name: tuple(value.shape) for name, value in encoder.items()}
@@ -152,9 +156,10 @@ def _copy_shards(
     """Every shard's rows into their places. Whatever two shards both hold must be the same in both."""
     whole = _exported_heads(shards)
     repeated: dict[str, Tensor] = {}
+    names: set[str] = set()
     for rank, file in enumerate(shards.files):
         progress(f"{file.name}: {rank + 1} of {len(shards.files)}")
-        seen = set()
+        seen: set[str] = set()
         for name, piece in shards.read(rank):
             seen.add(name)
             _check_run(file, name, piece, whole)
@@ -168,8 +173,7 @@ def _copy_shards(
             else:
                 _check_shape(file, name, piece, plan.vision.get(name))
                 vision.write(name, piece.values, piece.first_row)
-        if rank == 0:
-            names = seen
+        names = names or seen
         _refuse(f"{file}: shards of two runs are mixed: rank 0 and this one differ in", seen ^ names)
 
 

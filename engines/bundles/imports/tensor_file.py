@@ -60,7 +60,7 @@ class TensorFile:
             raise ValueError(f"{name}: rows of {tuple(values.shape[1:])} in a tensor of {shape}")
         content = values.detach().to(self._dtype).contiguous().view(-1).view(torch.uint8).numpy()
         offset = first_row * _numbers(shape[1:]) * self._dtype.itemsize
-        place, left = len(self._head) + self._starts[name] + offset, memoryview(content)
+        place, left = len(self._head) + self._starts[name] + offset, memoryview(content.data)
         while left:
             written = os.pwrite(self._file, left, place)
             place, left = place + written, left[written:]

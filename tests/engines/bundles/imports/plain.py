@@ -92,7 +92,8 @@ class PlainSam:
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        return logits[0, 0, 0]
+        mask: Tensor = logits[0, 0, 0]
+        return mask
 
 
 class PlainMllm:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2_5_VLForConditionalGeneration, SamConfig
@@ -149,7 +149,7 @@ def write_shards(state: dict[str, Tensor], folder: Path, world: int) -> Path:
     return folder
 
 
-def _piece(name: str, value: Tensor, rank: int, world: int, mesh: dist.DeviceMesh) -> Tensor:
+def _piece(name: str, value: Tensor, rank: int, world: int, mesh: DeviceMesh) -> Tensor:
     if "positional_encoding" in name:
         return value
     rows = -(-len(value) // world)

@@ -172,6 +172,12 @@ def test_a_base_of_another_size_is_named(faulty: Faulty, base: Path, tmp_path: P
     faulty.refused("the base model of it has no: model.layers.2")
 
 
+def test_a_state_without_a_heatmap_head_is_named(faulty: Faulty, trained: dict[str, Tensor]) -> None:
+    shutil.rmtree(faulty.shards)
+    write_shards({n: v for n, v in trained.items() if "heatmap" not in n}, faulty.shards, 3)
+    faulty.refused("lacks of CoPRS's parts: heatmap_head.fuser.0.weight, heatmap_head.q_proj.weight")
+
+
 def test_a_full_disk_is_named(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
