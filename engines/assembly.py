@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from engines.batching import BatchLimits, MicroBatcher, in_executor
+from engines.box_pipeline import BoxPipeline
 from engines.cache.observer import CacheObserver
 from engines.embeddings import Embeddings, SharedEmbeddings, rounded
 from engines.finishing import Finisher
@@ -70,7 +71,8 @@ async def open_pipeline(
         embeddings = Embeddings(encoder, limits.embedding_bytes, shared, observer)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
-            yield Pipeline(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
+            kind = Pipeline if answer.boxes is None else BoxPipeline
+            yield kind(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

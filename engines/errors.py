@@ -4,6 +4,7 @@ EngineError
 ├── InvalidInput          the caller's fault: the request cannot be served as it is
 │   └── ImageRejected     the image cannot be used, `reason` says why
 ├── BundleError           a bundle does not fit its manifest
+├── CheckpointError       a published checkpoint cannot be imported
 ├── BackendUnavailable    a library or device that was asked for is missing
 ├── MllmUnavailable       a vLLM server is away or failed; worth trying again
 ├── VisionFailed          the vision runtime failed on this item
@@ -37,6 +38,10 @@ class ImageRejected(InvalidInput):
 
 class BundleError(EngineError):
     """A bundle is missing a file, or a file does not fit the manifest; the message names it."""
+
+
+class CheckpointError(EngineError):
+    """A published checkpoint cannot be made into a bundle; the message names the file and the fault."""
 
 
 class BackendUnavailable(EngineError):

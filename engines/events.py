@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 MaskType = Literal["modal", "amodal"]
+DecisionSource = Literal["model", "question", "grounder", "request"]
+"""Who decided: the model's own token, a word it was asked for, the grounder that can do but one, the request."""
 
 
 class Rle(TypedDict):
@@ -40,14 +42,15 @@ class ReasoningDelta:
 class DecisionMade:
     """Which mask the prompt asks for.
 
-    `confidence` is the probability of `mask_type` among the two, normalised over the two; 1 when the
-    request named the type. `objects` is how many objects will get a mask.
+    `confidence` is the probability of `mask_type` among the two, normalised over the two; 1 when nobody was
+    asked. `objects` is how many objects will get a mask. `warnings` say, for people, what the model cannot do.
     """
 
     mask_type: MaskType
     confidence: float
-    source: Literal["model", "request"]
+    source: DecisionSource
     objects: int
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

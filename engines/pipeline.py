@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from engines.errors import MllmUnavailable, first_fault
 from engines.events import (
     Accepted,
     DecisionMade,
+    DecisionSource,
     Done,
     Event,
     MaskDrafted,
@@ -36,6 +36,8 @@ from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
+NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
+
 Emit = Callable[[Event], None]
 LoadImage = Callable[[], Awaitable[PreparedImage]]
 ObjectVectors = (
@@ -44,7 +46,7 @@ ObjectVectors = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Ticket:
+class Ticket:
     """One request on its way through the stages."""
 
     request: SegmentRequest
@@ -99,7 +101,7 @@ class Pipeline:
             events.put_nowait(event)
 
         self._observer.asked(request.prompt)
-        ticket = _Ticket(request, deadline, Stopwatch(deadline.elapsed(), self._observer), emit)
+        ticket = Ticket(request, deadline, Stopwatch(deadline.elapsed(), self._observer), emit)
         work = asyncio.create_task(self._work(ticket, load))
         work.add_done_callback(lambda _: events.put_nowait(None))
         self._under_way += 1
@@ -120,7 +122,7 @@ class Pipeline:
         """Remember nothing of an image any longer."""
         await self._embeddings.forget(digest)
 
-    async def _work(self, ticket: _Ticket, load: LoadImage) -> None:
+    async def _work(self, ticket: Ticket, load: LoadImage) -> None:
         """All stages within the deadline; of the faults of several stages the first one is raised."""
         limit = asyncio.timeout_at(ticket.deadline.at)
         try:
@@ -133,7 +135,7 @@ class Pipeline:
                 raise first_fault(error) from error
             raise
 
-    async def _stages(self, ticket: _Ticket, load: LoadImage) -> None:
+    async def _stages(self, ticket: Ticket, load: LoadImage) -> None:
         ticket.watch.mark("queue")
         with ticket.watch.stage("image"):
             image = await load()
@@ -145,7 +147,7 @@ class Pipeline:
         else:
             await self._by_points(ticket, image)
 
-    async def _by_words(self, ticket: _Ticket, image: PreparedImage) -> None:
+    async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))
@@ -166,18 +168,18 @@ class Pipeline:
         usage = Usage(prompt_tokens, reasoned.reasoning_tokens)
         ticket.emit(Done(ticket.watch.milliseconds, usage, tuple(scores)))
 
-    async def _by_points(self, ticket: _Ticket, image: PreparedImage) -> None:
+    async def _by_points(self, ticket: Ticket, image: PreparedImage) -> None:
         """One modal mask of what is pointed at: nobody asks the language model."""
         ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
         await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds))
 
-    async def _encode(self, ticket: _Ticket, image: PreparedImage) -> Embedding:
+    async def _encode(self, ticket: Ticket, image: PreparedImage) -> Embedding:
         with ticket.watch.stage("encode"):
             return await self._embeddings.get_or_encode(image)
 
-    async def _warm(self, ticket: _Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
+    async def _warm(self, ticket: Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
         """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway.
 
         To ask for a first draft's one vector does that, too, and gives the vector.
@@ -195,7 +197,7 @@ class Pipeline:
 
     def _drafter(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         encoding: asyncio.Task[Embedding],
         warming: asyncio.Task[dict[MaskType, Vectors] | None],
@@ -224,7 +226,7 @@ class Pipeline:
         """Whether there is room for work that can be done without."""
         return self._under_way <= self._drafts_up_to and self._decoder.pending == 0
 
-    async def _reason(self, ticket: _Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
+    async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
         request = ticket.request
         budget = self._answer.budget(request.reasoning, request.max_reasoning_tokens)
         stream = self._mllm.reason(image.mllm, request.prompt, budget, timeout=ticket.deadline.left())
@@ -240,7 +242,7 @@ class Pipeline:
                     drafter.hear(text, item.tokens)
         raise MllmUnavailable("the reasoning broke off")
 
-    async def _decide(self, ticket: _Ticket, image: PreparedImage, reasoning: str) -> Decision:
+    async def _decide(self, ticket: Ticket, image: PreparedImage, reasoning: str) -> Decision:
         """The mask type and the number of objects; with ``both`` the model is still asked which one is meant."""
         request = ticket.request
         with ticket.watch.stage("decide"):
@@ -252,22 +254,24 @@ class Pipeline:
                 objects=request.objects,
                 timeout=ticket.deadline.left(),
             )
-        source: Literal["model", "request"] = "model" if request.forced_type is None else "request"
-        ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects))
+        source: DecisionSource = decision.source if request.forced_type is None else "request"
+        blind = self._answer.tokens.modal is None and "amodal" in request.types(decision.mask_type)
+        warnings = (NO_AMODAL,) if blind else ()
+        ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects, warnings))
         return decision
 
     async def _concentrate(
-        self, ticket: _Ticket, image: PreparedImage, reasoning: str, decision: Decision
+        self, ticket: Ticket, image: PreparedImage, reasoning: str, decision: Decision
     ) -> dict[MaskType, Vectors]:
         """The vectors [K, D] of every mask type that is wanted."""
         request = ticket.request
-        types: list[MaskType] = ["modal", "amodal"] if request.mask_type == "both" else [decision.mask_type]
+        types = request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
             return await self._vectors(ticket, image, reasoning, types, decision.objects)
 
     async def _vectors(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         reasoning: str,
         mask_types: Sequence[MaskType],
@@ -280,7 +284,7 @@ class Pipeline:
 
     async def _make(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         embedding: Embedding,
         vectors: Mapping[MaskType, ObjectVectors],
@@ -293,7 +297,7 @@ class Pipeline:
 
     async def _decode(
         self,
-        ticket: _Ticket,
+        ticket: Ticket,
         image: PreparedImage,
         embedding: Embedding,
         vectors: Mapping[MaskType, ObjectVectors],
@@ -308,7 +312,7 @@ class Pipeline:
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
 
     async def _finish(
-        self, ticket: _Ticket, image: PreparedImage, decoded: list[DecodedMask]
+        self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
     ) -> list[MaskReady]:
         request = ticket.request
         if request.heatmap and request.prompt:  # nothing but words gives a heatmap

@@ -37,6 +37,10 @@ class SegmentRequest:
         """The one mask type the request names."""
         return self.mask_type if self.mask_type in ("modal", "amodal") else None
 
+    def types(self, decided: MaskType) -> tuple[MaskType, ...]:
+        """The mask types to be made once one has been decided."""
+        return ("modal", "amodal") if self.mask_type == "both" else (decided,)
+
     @property
     def drafts_wanted(self) -> int:
         """How many drafts may be drawn: without reasoning there is no time for any."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from server.commands.bundle import app as bundle
 from server.commands.capacity import capacity
 from server.commands.config import config
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
+from server.commands.imports import app as imports
 from server.commands.keys import app as keys
 from server.commands.queries import queries
 from server.commands.segment import segment
@@ -24,6 +26,8 @@ for command in (serve, segment, evaluate, queries, capacity, config, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")
+app.add_typer(imports, name="import")
+app.add_typer(bundle, name="bundle")
 
 
 def main() -> None:

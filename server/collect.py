@@ -64,6 +64,7 @@ def assemble(
         decision=DecisionInfo(
             mask_type=decision.mask_type, confidence=decision.confidence, source=decision.source
         ),
+        warnings=list(decision.warnings),
         masks=[mask_info(event, include) for event in seen if isinstance(event, MaskReady)],
         hidden=[HiddenInfo(**asdict(event)) for event in seen if isinstance(event, HiddenReady)],
         union=(

@@ -86,6 +86,7 @@ class DecisionEvent(_Event, DecisionInfo):
 
     type: Literal["decision"] = "decision"
     objects: int
+    warnings: list[str] = []
 
 
 class HeatmapEvent(_Event, HeatmapInfo):

@@ -44,6 +44,7 @@ def gather(events: Sequence[WireEvent]) -> SegmentResponse:
         drafts=done.drafts or None,
         timings_ms=done.timings_ms,
         usage=done.usage,
+        warnings=decision.warnings,
     )
 
 

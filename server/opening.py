@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from engines.bundles import Bundle
+from engines.errors import BackendUnavailable
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.launcher import VllmServers
+from engines.mllm.vllm_config import Role
 from engines.vision.runtimes import open_runtime
 from server.services import Engines
 from server.settings import Settings
@@ -29,7 +31,7 @@ class OpenEngines:
         """Where those servers are, by role."""
         if self.servers is None:
             return {}
-        return {"reason": self.servers.reason_url, "concentrate": self.servers.concentrate_url}
+        return {**self.servers.urls}
 
 
 @asynccontextmanager
@@ -45,17 +47,35 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        if not settings.reason_url:
-            servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir)
+        urls = given_urls(settings, bundle.roles)
+        if not urls:
+            servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles)
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
             open_runtime, settings.vision, bundle.vision_path, settings.vision_threads, settings.cache_dir
         )
         stack.callback(vision.close)
-        tokens = SpecialTokens.load(bundle.mllm_path)
-        reason = (servers.reason_url,) if servers else settings.reason_url
-        concentrate = (servers.concentrate_url,) if servers else settings.concentrate_url
+        tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
+        if servers:
+            urls = {role: (url,) for role, url in servers.urls.items()}
         observer = telemetry.servers if telemetry else None
-        client = MllmClient(bundle.answer, tokens, reason, concentrate, observer=observer)
+        client = MllmClient(
+            bundle.answer, tokens, urls["reason"], urls.get("concentrate", ()), observer=observer
+        )
         mllm = await stack.enter_async_context(client)
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
+
+
+def given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, tuple[str, ...]]:
+    """The URLs of vLLM servers that run elsewhere: of all roles that the bundle needs, or of none."""
+    given: dict[Role, tuple[str, ...]] = {
+        "reason": settings.reason_url,
+        "concentrate": settings.concentrate_url,
+    }
+    urls = {role: given[role] for role in roles if given[role]}
+    for role in roles:
+        if urls and role not in urls:
+            raise BackendUnavailable(
+                f"{role}_url is not set: this bundle needs the URLs of {', '.join(roles)}"
+            )
+    return urls

@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 class MllmWithHealth(Mllm, Protocol):
     """The language model's side, with the health of its servers."""
 
-    async def health(self) -> tuple[RoleHealth, RoleHealth]: ...
+    async def health(self) -> tuple[RoleHealth, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

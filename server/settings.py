@@ -102,7 +102,9 @@ class Settings(BaseSettings):
     vision_threads: PositiveInt | None = Field(None, description="CPU threads of the vision runtime")
     cache_dir: Path | None = Field(None, description="where exported networks are kept")
 
-    reason_url: Urls = Field((), description="vLLM servers that run elsewhere, between commas; both or none")
+    reason_url: Urls = Field(
+        (), description="vLLM servers that run elsewhere, between commas; of all roles or of none"
+    )
     concentrate_url: Urls = Field((), description="vLLM pooling servers that run elsewhere, between commas")
     vllm: VllmConfig = VllmConfig()
 
@@ -163,12 +165,6 @@ class Settings(BaseSettings):
         if not Path(file).is_file():
             raise FileNotFoundError(f"config: there is no file {file}")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, Path(file))
-
-    @model_validator(mode="after")
-    def _both_urls_or_none(self) -> Self:
-        if bool(self.reason_url) != bool(self.concentrate_url):
-            raise ValueError("reason_url and concentrate_url go together: set both or none")
-        return self
 
     @model_validator(mode="after")
     def _open_to_nobody_unknown(self) -> Self:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engines.errors import MllmUnavailable, VisionFailed
 from engines.events import MaskType, ReasoningDelta
+from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
 from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, VisionConfig
@@ -66,6 +67,8 @@ class ScriptedMllm:
     running: int = 0
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a method begins to hang."""
+    found: dict[str, list[Box]] = field(default_factory=dict)
+    """The boxes of every question that holds the key."""
 
     @asynccontextmanager
     async def _call(self, name: str) -> AsyncIterator[None]:
@@ -117,6 +120,12 @@ class ScriptedMllm:
         async with self._call("decide"):
             p_modal = {None: self.p_modal, "modal": 1.0, "amodal": 0.0}[mask_type]
             return Decision(p_modal, 1 - p_modal, self.prompt_count if objects is None else objects, 25, 2)
+
+    async def boxes(
+        self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
+    ) -> list[Box]:
+        async with self._call("boxes"):
+            return [box for part, boxes in self.found.items() if part in prompt for box in boxes]
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
         async with self._call("warm"):

@@ -30,6 +30,7 @@ SENTENCES = (
     "Show me the complete shape of the green bottle, the covered part included.",
     "Which of these objects could somebody drink from? Mark what can be seen of it.",
     "The mug stands behind the box; the box covers its handle, so the whole shape is asked for.",
+    "What is wanted is the visible part, or the complete one: what can be seen, or all of it.",
     "There is no such thing on the table: a lamp, a clock and two yellow books are all there is.",
 )
 CHAT_TEMPLATE = (
@@ -111,11 +112,11 @@ def _random_model(tokenizer: Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGe
     )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    _spread(model)
+    spread(model)
     return model.to(torch.bfloat16)
 
 
-def _spread(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def spread(model: torch.nn.Module) -> None:
     """Re-initialise wide enough that a token's state depends on all that stands before it."""
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -13,10 +13,12 @@ from engines.bundles.checks import (
     read_shapes,
 )
 from engines.bundles.digests import HashProgress, digest_files
+from engines.bundles.grounders import ROLES, Grounder
 from engines.bundles.manifest import MLLM, VISION, Manifest, files_below, read_manifest, require_files
 from engines.errors import BundleError
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
+from engines.mllm.vllm_config import Role
 from engines.vision.config import VisionConfig, load_config
 
 
@@ -30,7 +32,7 @@ class Bundle:
 
     path: Path
     name: str
-    grounder: str
+    grounder: Grounder
     answer: AnswerFormat
     mllm_image: MllmImageConfig
     mask_threshold: float
@@ -41,6 +43,11 @@ class Bundle:
     def mllm_path(self) -> Path:
         """The Hugging Face directory that vLLM serves."""
         return self.path / MLLM
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The vLLM servers that its grounder needs."""
+        return ROLES[self.grounder]
 
     @property
     def vision_path(self) -> Path:
@@ -67,7 +74,7 @@ class Bundle:
             if name.startswith(f"{MLLM}/") and name.endswith(".safetensors"):
                 read_shapes(path / name)
         check_vector_width(path / MLLM / "config.json", vision)
-        check_tokens(path / MLLM / "tokenizer.json", manifest.answer.tokens)
+        check_tokens(path / MLLM / "tokenizer.json", manifest.answer)
         check_image_processor(path / MLLM / "preprocessor_config.json", manifest.mllm_image)
         return cls(
             path=path,

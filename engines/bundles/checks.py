@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from engines.errors import BundleError
-from engines.mllm.answer import AnswerTokens
+from engines.mllm.answer import AnswerFormat
+from engines.mllm.grammar import word_ids
 from engines.mllm.image import MllmImageConfig
 from engines.vision.config import VisionConfig
 
@@ -38,20 +39,23 @@ def check_vision_weights(file: Path, config: VisionConfig) -> None:
     )
 
 
-def check_tokens(file: Path, tokens: AnswerTokens) -> None:
-    """Each token with a meaning in the answer is one token of the tokenizer in `file`."""
+def check_tokens(file: Path, answer: AnswerFormat) -> None:
+    """Each token or word with a meaning in the answer is one token of the tokenizer in `file`."""
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
         raise BundleError(f"{file}: not a tokenizer: {error}") from error
-    for token in tokens.required():
+    for token in answer.tokens.required():
         ids = tokenizer.encode(token, add_special_tokens=False).ids
         if len(ids) != 1 or tokenizer.id_to_token(ids[0]) != token:
             raise BundleError(f"{file}: {token} is {len(ids)} tokens, not one of its own")
+    word_ids(file, answer.words())
 
 
 def check_vector_width(file: Path, config: VisionConfig) -> None:
-    """The language model's hidden state is as wide as the heatmap head expects its vectors."""
+    """The language model's hidden state is as wide as the heatmap head, if there is one, expects its vectors."""
+    if config.heatmap is None:
+        return
     stored = read_json(file)
     width = stored.get("text_config", stored).get("hidden_size")
     if width != config.heatmap.vector_dim:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from engines.bundles.digests import HashProgress, digest_files
+from engines.bundles.grounders import Grounder
 from engines.errors import BundleError
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
@@ -26,8 +27,6 @@ REQUIRED_FILES = (
     f"{VISION}/model.safetensors",
 )
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
-Grounder = Literal["coprs"]
-"""How a bundle's reasoning becomes a mask prompt."""
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -22,10 +21,9 @@ from engines.evaluation.metrics import (
     overlap,
 )
 from engines.evaluation.questions import Question
-from engines.events import MaskType, Rle
+from engines.events import DecisionSource, MaskType, Rle
 from engines.vision.masks import decode, encode
 
-Source = Literal["model", "request"]
 NO_INSTANCES = Query((), (), ())
 
 
@@ -51,7 +49,7 @@ class Answer:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[MaskType, list[float]] = field(default_factory=dict)
     confidence: float | None = None
-    source: Source = "model"
+    source: DecisionSource = "model"
     heatmap: Rle | None = None
 
 
@@ -84,7 +82,7 @@ class Outcome:
     error: str | None = None
     picture: str = ""
     confidence: float | None = None
-    source: Source = "model"
+    source: DecisionSource = "model"
     instances: Query = NO_INSTANCES
     boundary: Overlap | None = None
     box_iou: float | None = None

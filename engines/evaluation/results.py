@@ -11,9 +11,9 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engines.evaluation.outcomes import Answer, Source
+from engines.evaluation.outcomes import Answer
 from engines.evaluation.questions import Fault, FaultyData, Question
-from engines.events import MaskType, Rle
+from engines.events import DecisionSource, MaskType, Rle
 
 VERSION = 1
 
@@ -33,7 +33,7 @@ class Record(BaseModel):
     timings_ms: dict[str, float] = {}
     scores: dict[MaskType, list[float]] = {}
     confidence: float | None = None
-    source: Source = "model"
+    source: DecisionSource = "model"
     heatmap: Rle | None = None
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from engines.events import MaskType
+from engines.mllm.boxes import BoxFormat
 
 ReasoningLength = Literal["full", "brief", "none"]
 MAX_OBJECTS = 8
@@ -15,7 +16,8 @@ MAX_OBJECTS = 8
 class AnswerTokens(BaseModel):
     """The strings with a meaning in the answer; each is one token of the bundle's tokenizer, if it is set.
 
-    A model that never decides (CoPRS) has no `modal`, `amodal` and `no_object`.
+    A model that never decides (CoPRS) has no `modal`, `amodal` and `no_object`; one that answers in boxes (EGM) has no
+    `reference` either.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,7 +26,7 @@ class AnswerTokens(BaseModel):
     think_close: str = "</think>"
     modal: str | None = "<MODAL>"
     amodal: str | None = "<AMODAL>"
-    reference: str = "<REF_POS>"
+    reference: str | None = "<REF_POS>"
     no_object: str | None = "<NO_OBJECT>"
     end: str = "<|im_end|>"
 
@@ -38,10 +40,14 @@ class AnswerTokens(BaseModel):
         """The decision token of a mask type; empty for a model that has none."""
         return (self.modal if mask_type == "modal" else self.amodal) or ""
 
+    def decisions(self) -> tuple[str, str]:
+        """The two decision tokens, the modal one first."""
+        return self.decision("modal"), self.decision("amodal")
+
     def required(self) -> tuple[str, ...]:
         """The tokens the tokenizer must know as single tokens."""
-        optional = (self.modal, self.amodal, self.no_object)
-        return (self.reference, self.end, *(token for token in optional if token is not None))
+        tokens = (self.reference, self.end, self.modal, self.amodal, self.no_object)
+        return tuple(token for token in tokens if token is not None)
 
 
 class ReasoningBudgets(BaseModel):
@@ -53,12 +59,42 @@ class ReasoningBudgets(BaseModel):
     brief: NonNegativeInt = 16
 
 
+class DecisionQuestion(BaseModel):
+    """How a model that never decides is asked to, in a conversation of its own: one word out of two.
+
+    `user` is the user's text with ``{prompt}``, `lead` the beginning of the assistant's; `modal` and `amodal` are
+    the words that may follow, each one token of the bundle's tokenizer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str = (
+        "Somebody asks to segment this in the image: '{prompt}'. Is the visible part of it wanted, or its complete "
+        "shape, the parts included that are hidden behind other things? Unless the hidden parts are asked for, it "
+        "is the visible part."
+    )
+    lead: str = "What is wanted is the"
+    modal: str = " visible"
+    amodal: str = " complete"
+
+    @model_validator(mode="after")
+    def _holds_the_prompt(self) -> DecisionQuestion:
+        if self.user.count("{prompt}") != 1:
+            raise ValueError("user must hold {prompt} exactly once")
+        return self
+
+    def words(self) -> tuple[str, str]:
+        """The two words, the modal one first."""
+        return self.modal, self.amodal
+
+
 class AnswerFormat(BaseModel):
     """How one bundle asks and answers; stored in ``bundle.json`` under ``answer``.
 
     `user` is the user's text with ``{prompt}``. The assistant's text is
     `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
-    + `reference_tail` (with ``{references}``, the reference token once per object).
+    + `reference_tail` (with ``{references}``, the reference token once per object). `question` is what a model
+    without decision tokens is asked. With `boxes` the answer behind `closing` is boxes, and has no references.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +106,8 @@ class AnswerFormat(BaseModel):
     decision_tail: str = "{decision}"
     reference_tail: str = "{references}"
     budgets: ReasoningBudgets = ReasoningBudgets()
+    question: DecisionQuestion | None = None
+    boxes: BoxFormat | None = None
 
     @model_validator(mode="after")
     def _templates_hold_their_fields(self) -> AnswerFormat:
@@ -79,17 +117,23 @@ class AnswerFormat(BaseModel):
                 raise ValueError(f"{name} must hold {field} exactly once")
         if not self.reference_tail.endswith("{references}"):
             raise ValueError("reference_tail must end in {references}: the last token's state is the vector")
+        if (self.boxes is None) == (self.tokens.reference is None):
+            raise ValueError("an answer has either a reference token or boxes")
         return self
 
     @property
     def decides(self) -> bool:
-        """Whether the model itself chooses between modal and amodal."""
-        return self.tokens.modal is not None
+        """Whether the model chooses between modal and amodal, by a token of its own or when it is asked."""
+        return self.tokens.modal is not None or self.question is not None
 
     @property
     def counts_at_once(self) -> bool:
         """Whether the references follow the decision token directly, so that one call can write both."""
         return self.decision_tail.endswith("{decision}") and self.reference_tail == "{references}"
+
+    def words(self) -> tuple[str, ...]:
+        """Words of the answer that must each be one token, though they are no special tokens."""
+        return self.question.words() if self.question else ()
 
     def budget(self, length: ReasoningLength, max_tokens: int | None = None) -> int:
         """Tokens the reasoning may take: 0 for ``none``, else `max_tokens`, else the bundle's number."""
@@ -98,6 +142,12 @@ class AnswerFormat(BaseModel):
         if max_tokens is not None:
             return max_tokens
         return self.budgets.full if length == "full" else self.budgets.brief
+
+    def question_text(self, prompt: str) -> str:
+        """The user's text that asks which mask is wanted. Raises ValueError for a bundle without a question."""
+        if self.question is None:
+            raise ValueError("this model is never asked which mask is wanted")
+        return self.question.user.replace("{prompt}", prompt)
 
     def user_text(self, prompt: str) -> str:
         """The user's text around a prompt whose special tokens are already escaped."""
@@ -120,6 +170,6 @@ class AnswerFormat(BaseModel):
 
     def with_references(self, reasoning: str, mask_type: MaskType, count: int) -> str:
         """The assistant's text whose last token is the `count`-th reference token; `count` is at least 1."""
-        if count < 1:
-            raise ValueError(f"a text with references needs at least one, not {count}")
+        if count < 1 or self.tokens.reference is None:
+            raise ValueError(f"a text with references needs a token for them and at least one, not {count}")
         return self.with_decision(reasoning, mask_type) + self.tokens.reference * count

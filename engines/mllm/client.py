@@ -1,4 +1,4 @@
-"""The language model as the pipeline sees it: reason, decide, warm and concentrate, on two vLLM servers."""
+"""The language model as the pipeline sees it: reason, decide, warm, concentrate or box, on its vLLM servers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import InvalidInput, MllmUnavailable
-from engines.events import MaskType, ReasoningDelta
-from engines.mllm.answer import AnswerFormat
-from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
+from engines.events import DecisionSource, MaskType, ReasoningDelta
+from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
+from engines.mllm.boxes import Box, BoxParser
+from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
@@ -37,22 +38,27 @@ class MllmClient:
         answer: AnswerFormat,
         tokens: SpecialTokens,
         reason_urls: tuple[str, ...],
-        concentrate_urls: tuple[str, ...],
+        concentrate_urls: tuple[str, ...] = (),
         *,
         limits: RoutingLimits | None = None,
         observer: MllmObserver | None = None,
     ) -> None:
-        """At least one URL for each role. Raises BundleError if the tokenizer lacks a token of the answer."""
-        for token in answer.tokens.required():
+        """At least one URL for each role; a model whose answers are boxes has no concentrate server.
+
+        Raises BundleError if the tokenizer lacks a token of the answer.
+        """
+        for token in (*answer.tokens.required(), *answer.words()):
             tokens.id(token)
         self._answer = answer
         self._tokens = tokens
         self._reason = RoutedRole("reason", reason_urls, limits, observer)
-        self._concentrate = RoutedRole("concentrate", concentrate_urls, limits, observer)
+        self._concentrate = (
+            RoutedRole("concentrate", concentrate_urls, limits, observer) if concentrate_urls else None
+        )
 
     async def __aenter__(self) -> Self:
-        self._reason.start()
-        self._concentrate.start()
+        for role in self._roles():
+            role.start()
         return self
 
     async def __aexit__(
@@ -61,14 +67,13 @@ class MllmClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections to all servers."""
-        await self._reason.aclose()
-        await self._concentrate.aclose()
+        """Close the connections to the servers."""
+        for role in self._roles():
+            await role.aclose()
 
-    async def health(self) -> tuple[RoleHealth, RoleHealth]:
-        """How the reason and the concentrate servers are; never raises."""
-        reason, concentrate = await asyncio.gather(self._reason.health(), self._concentrate.health())
-        return reason, concentrate
+    async def health(self) -> tuple[RoleHealth, ...]:
+        """How the servers are, the reason server first; never raises."""
+        return tuple(await asyncio.gather(*(role.health() for role in self._roles())))
 
     async def reason(
         self, image: MllmImage, prompt: str, budget: int, *, timeout: float
@@ -110,7 +115,8 @@ class MllmClient:
     ) -> Decision:
         """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
 
-        The probabilities are the model's own at that very position. Raises InvalidInput if a model that does
+        The probabilities are the model's own at that very position. A model without decision tokens is asked for
+        one of two words instead. Raises InvalidInput if a model that does
         not decide is asked to.
         """
         if mask_type is None and not self._answer.decides:
@@ -118,14 +124,20 @@ class MllmClient:
         deadline = _deadline(timeout)
         reasoning = self._tokens.escape(reasoning)
         usage = Usage()
+        source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
-        if mask_type is None:
+        if mask_type is None and self._answer.tokens.modal is None:
+            source = "question"
+            modal, read = await self._ask_words(image, prompt, deadline)
+            usage += read
+            mask_type = "modal" if modal >= 0.5 else "amodal"
+        elif mask_type is None:
             count = objects is None and self._answer.counts_at_once
             reply = await self._ask(
                 image, prompt, ask_decision(self._answer, reasoning, count=count), deadline
             )
             usage += reply.usage
-            modal = p_modal(self._answer.tokens, reply.positions[0])
+            modal = p_modal(self._answer.tokens.decisions(), reply.positions[0])
             mask_type = "modal" if modal >= 0.5 else "amodal"
             if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
                 objects = count_objects(self._answer.tokens, reply.positions[1:])
@@ -133,12 +145,36 @@ class MllmClient:
             reply = await self._ask(image, prompt, ask_count(self._answer, reasoning, mask_type), deadline)
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
-        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens)
+        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens, source)
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
         """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
         request = Pooling((self._prefill(image, prompt, self._answer.opened()),))
-        await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+        await self._pool(request, timeout)
+
+    async def boxes(
+        self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
+    ) -> list[Box]:
+        """The boxes with which the model answers after `reasoning`, as shares of the picture's sides.
+
+        A number of objects makes it write as many boxes, and nothing else; None lets it write what it will, of which
+        up to MAX_OBJECTS boxes are taken and the rest is not waited for.
+        """
+        form = self._answer.boxes
+        assert form is not None, "a bundle whose answers are boxes says how they are asked for"
+        most = objects or MAX_OBJECTS
+        parser = BoxParser(most, form.scale)
+        text = self._answer.closed(self._tokens.escape(reasoning))
+        options: dict[str, object] = {"stream": True, "max_completion_tokens": form.tokens * most}
+        if objects is not None:
+            options["structured_outputs"] = {"regex": form.pattern(objects)}
+        request = Generation(self._prefill(image, prompt, text), options)
+        async with aclosing(self._reason.stream(request, _deadline(timeout))) as chunks:
+            async for chunk in chunks:
+                parser.feed(chunk.text)
+                if parser.done:
+                    break
+        return parser.boxes
 
     async def concentrate(
         self,
@@ -161,13 +197,29 @@ class MllmClient:
             for k in range(1, objects + 1)
         )
         request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
-        answer = await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+        answer = await self._pool(request, timeout)
         if len(answer.data) != len(request.prefills):
             raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
         return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
 
+    def _roles(self) -> tuple[RoutedRole, ...]:
+        return (self._reason,) if self._concentrate is None else (self._reason, self._concentrate)
+
+    async def _pool(self, request: Pooling, timeout: float) -> PoolingAnswer:
+        assert self._concentrate is not None, "a model that answers in boxes has no vectors"
+        return await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+
     def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)
+
+    async def _ask_words(self, image: MllmImage, prompt: str, deadline: float) -> tuple[float, Usage]:
+        """How probably modal, in a conversation of its own: the model was not trained to say so in its answer."""
+        assert self._answer.question is not None
+        question = ask_words(self._answer.question)
+        user = self._answer.question_text(self._tokens.escape(prompt))
+        request = Generation(Prefill(image, user, question.text), question.options(self._tokens))
+        reply = await self._reason.call(request, ChatAnswer, deadline)
+        return p_modal(self._answer.question.words(), reply.positions[0]), reply.usage
 
     async def _ask(self, image: MllmImage, prompt: str, question: Question, deadline: float) -> ChatAnswer:
         prefill = self._prefill(image, prompt, question.text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from engines.events import MaskType
-from engines.mllm.answer import MAX_OBJECTS, AnswerFormat, AnswerTokens
+from engines.mllm.answer import MAX_OBJECTS, AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.wire import PositionLogprobs
 
@@ -40,15 +40,20 @@ def ask_decision(answer: AnswerFormat, reasoning: str, *, count: bool) -> Questi
     return Question(answer.closed(reasoning), decisions + counts, 1 + (MAX_OBJECTS if count else 0))
 
 
+def ask_words(question: DecisionQuestion) -> Question:
+    """Modal or amodal, in the words of a model that has no tokens for them?"""
+    return Question(question.lead, question.words(), 1)
+
+
 def ask_count(answer: AnswerFormat, reasoning: str, mask_type: MaskType) -> Question:
     """How many references, once the mask type is known?"""
     text = answer.with_decision(reasoning, mask_type)
     return Question(text, _count_tokens(answer.tokens), MAX_OBJECTS)
 
 
-def p_modal(tokens: AnswerTokens, position: PositionLogprobs) -> float:
-    """The probability of the modal token at this position, normalised over the two decision tokens."""
-    modal, amodal = position.of(tokens.decision("modal")), position.of(tokens.decision("amodal"))
+def p_modal(words: tuple[str, str], position: PositionLogprobs) -> float:
+    """The probability of the first of two tokens, the modal one, at this position, normalised over the two."""
+    modal, amodal = map(position.of, words)
     return 1.0 / (1.0 + math.exp(min(amodal - modal, 700.0)))
 
 
@@ -61,7 +66,7 @@ def count_objects(tokens: AnswerTokens, positions: Sequence[PositionLogprobs]) -
     if references or tokens.no_object is None or not positions:
         return max(references, 1)
     first = positions[0]
-    return 0 if first.of(tokens.no_object) > first.of(tokens.reference) else 1
+    return 0 if first.of(tokens.no_object) > first.of(tokens.reference or "") else 1
 
 
 def _count_tokens(tokens: AnswerTokens) -> tuple[str, ...]:

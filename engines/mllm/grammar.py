@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from engines.errors import BundleError, InvalidInput
 
 
@@ -23,9 +25,10 @@ def escape_specials(text: str, specials: re.Pattern[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The tokens a tokenizer recognises anywhere in a text, and their ids."""
+    """The tokens a tokenizer recognises anywhere in a text, and their ids; and those of a few common words."""
 
     ids: Mapping[str, int]
+    words: Mapping[str, int] = field(default_factory=dict)
     _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -33,19 +36,24 @@ class SpecialTokens:
         object.__setattr__(self, "_pattern", _any_of(breakable))
 
     @classmethod
-    def load(cls, mllm_path: Path) -> SpecialTokens:
-        """Read the added tokens of ``tokenizer.json``. Raises BundleError if there is no such list."""
+    def load(cls, mllm_path: Path, words: Iterable[str] = ()) -> SpecialTokens:
+        """Read the added tokens of ``tokenizer.json``, and the ids of `words`.
+
+        Raises:
+            BundleError: there is no such list, or a word is not one token.
+        """
         path = mllm_path / "tokenizer.json"
         try:
             added = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
-            return cls({token["content"]: token["id"] for token in added})
+            ids = {token["content"]: token["id"] for token in added}
         except (OSError, ValueError, KeyError, TypeError) as fault:
             raise BundleError(f"{path.name} of the language model lists no added tokens: {fault}") from fault
+        return cls(ids, word_ids(path, words) if words else {})
 
     def id(self, token: str) -> int:
         """The id of a token. Raises BundleError if the tokenizer does not know it as one."""
         try:
-            return self.ids[token]
+            return self.words[token] if token in self.words else self.ids[token]
         except KeyError:
             raise BundleError(f"the language model's tokenizer has no token {token}") from None
 
@@ -56,6 +64,16 @@ class SpecialTokens:
         except UnicodeEncodeError as fault:
             raise InvalidInput("prompt: holds half of a surrogate pair, which is no character") from fault
         return escape_specials(text, self._pattern)
+
+
+def word_ids(tokenizer: Path, words: Iterable[str]) -> dict[str, int]:
+    """The id of each word, by the ``tokenizer.json`` given. Raises BundleError if one is more than a token."""
+    loaded = Tokenizer.from_file(str(tokenizer))
+    found = {word: loaded.encode(word, add_special_tokens=False).ids for word in words}
+    for word, ids in found.items():
+        if len(ids) != 1:
+            raise BundleError(f"{tokenizer}: the word {word!r} is {len(ids)} tokens, not one")
+    return {word: ids[0] for word, ids in found.items()}
 
 
 class AnswerParser:

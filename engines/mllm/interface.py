@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.events import MaskType, ReasoningDelta
+from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd
 
@@ -32,6 +33,10 @@ class Mllm(Protocol):
         objects: int | None = None,
         timeout: float,
     ) -> Decision: ...
+
+    async def boxes(
+        self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
+    ) -> list[Box]: ...
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None: ...
 

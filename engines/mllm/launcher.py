@@ -1,4 +1,4 @@
-"""The two vLLM servers as children of this process: started, awaited, restarted, ended with it."""
+"""The vLLM servers as children of this process: started, awaited, restarted, ended with it."""
 
 from __future__ import annotations
 
@@ -141,20 +141,30 @@ class VllmServer:
 
 
 class VllmServers:
-    """A ``reason`` and a ``concentrate`` server side by side, on the same weights.
+    """The servers of a model's `roles` side by side, on the same weights: a ``reason`` and a ``concentrate`` server.
 
     Their URLs are known from the beginning. Use it as an async context manager, or call `start` and `stop`.
     Both end with this process, whatever way it ends. The event loop must run in a thread that lives as long as
     they should.
     """
 
-    def __init__(self, config: VllmConfig, model: Path, log_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: VllmConfig,
+        model: Path,
+        log_dir: Path | None = None,
+        roles: Sequence[Role] = ("reason", "concentrate"),
+    ) -> None:
         """Raises BackendUnavailable if vLLM is not installed."""
         device = installed_device()
+        config = config.for_roles(len(roles), device)
         self._changed = asyncio.Event()
-        reason, concentrate = _ports(config.reason_port, config.concentrate_port)
+        ports = dict(
+            zip(("reason", "concentrate"), _ports(config.reason_port, config.concentrate_port), strict=True)
+        )
 
-        def server(role: Role, port: int) -> VllmServer:
+        def server(role: Role) -> VllmServer:
+            port = ports[role]
             command = Command(
                 [sys.executable, *arguments(config, role, device, model, port)],
                 environment(config, role, device, os.environ),
@@ -162,8 +172,18 @@ class VllmServers:
             file = log_dir / f"vllm-{role}.log" if log_dir is not None else None
             return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed)
 
-        self._servers = (server("reason", reason), server("concentrate", concentrate))
-        self.reason_url, self.concentrate_url = (server.url for server in self._servers)
+        self._servers = tuple(server(role) for role in roles)
+        self.urls = {server.role: server.url for server in self._servers}
+
+    @property
+    def reason_url(self) -> str:
+        """Where the reason server is."""
+        return self.urls["reason"]
+
+    @property
+    def concentrate_url(self) -> str:
+        """Where the concentrate server is."""
+        return self.urls["concentrate"]
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -175,14 +195,14 @@ class VllmServers:
         await self.stop()
 
     def start(self) -> None:
-        """Begin to start both servers side by side; returns at once."""
+        """Begin to start the servers side by side; returns at once."""
         for server in self._servers:
             server.start()
 
     async def wait_ready(
         self, timeout: float, progress: Callable[[tuple[ServerStatus, ...]], None] | None = None
     ) -> None:
-        """Wait until both servers are healthy and warm; `progress` hears of it at least once a second.
+        """Wait until the servers are healthy and warm; `progress` hears of it at least once a second.
 
         Raises MllmUnavailable, with the last lines of the log, when a server ends before that, or after
         `timeout` seconds. The servers go on being restarted all the same.
@@ -204,11 +224,11 @@ class VllmServers:
                 await asyncio.wait_for(self._changed.wait(), min(1.0, end - time.monotonic()))
 
     def status(self) -> tuple[ServerStatus, ...]:
-        """Where the reason and the concentrate server stand."""
+        """Where each server stands."""
         return tuple(server.status for server in self._servers)
 
     async def stop(self) -> None:
-        """End both servers and everything they started; safe at any time."""
+        """End the servers and everything they started; safe at any time."""
         await asyncio.gather(*(server.stop() for server in self._servers))
 
 

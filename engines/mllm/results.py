@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.events import MaskType
+from engines.events import DecisionSource, MaskType
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class Decision:
 
     `p_modal` + `p_amodal` = 1: the model's probabilities, normalised over the two; 1 and 0 when the caller
     forced the type. `objects` is 0 when the model says there is no such object. `prompt_tokens` and `tokens`
-    count what was read and written for it; both 0 when nothing had to be asked.
+    count what was read and written for it; both 0 when nothing had to be asked. `source` says how the model was
+    asked, and means nothing where the caller forced the type.
     """
 
     p_modal: float
@@ -36,6 +37,7 @@ class Decision:
     objects: int
     prompt_tokens: int = 0
     tokens: int = 0
+    source: DecisionSource = "model"
 
     @property
     def mask_type(self) -> MaskType:

@@ -26,6 +26,10 @@ QUIET = {
 """Nothing goes to the network: the model is a directory."""
 
 
+GPU_SHARE = 0.9
+"""Of a GPU's memory, for all servers together; the vision engine has the rest."""
+
+
 class VllmConfig(BaseModel):
     """Both servers' settings; what is None is chosen by the device."""
 
@@ -50,6 +54,12 @@ class VllmConfig(BaseModel):
     concentrate_port: NonNegativeInt = Field(
         0, description="the concentrate server's port; 0: any that is free"
     )
+
+    def for_roles(self, servers: int, device: Device) -> VllmConfig:
+        """The same, with a GPU's memory divided among so many servers unless a share is set."""
+        if self.memory_share is not None or device == "cpu":
+            return self
+        return self.model_copy(update={"memory_share": round(GPU_SHARE / servers, 2)})
 
 
 def installed_device() -> Device:
@@ -108,7 +118,7 @@ def environment(
 
 
 def _memory(config: VllmConfig, device: Device) -> tuple[str, ...]:
-    share = config.memory_share or (0.2 if device == "cpu" else 0.45)
+    share = config.memory_share or (0.2 if device == "cpu" else GPU_SHARE / 2)
     cache = config.kv_cache_gib or (0.5 if device == "cpu" else None)
     flags = ("--gpu-memory-utilization", str(share))
     return flags if cache is None else (*flags, "--kv-cache-memory-bytes", str(int(cache * 2**30)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -61,6 +62,42 @@ class EncoderConfig(_Sizes):
         return self
 
 
+class TinyVitConfig(_Sizes):
+    """TinyViT (convolutions, then attention in windows) in the encoder's place; the defaults are MobileSAM.
+
+    `widths`, `depths`, `num_heads` and `window_sizes` are of each stage, the first of which has no attention;
+    `strides` of what leads from one stage to the next. The stem halves the resolution twice.
+    """
+
+    kind: Literal["tiny_vit"] = "tiny_vit"
+    image_size: PositiveInt = 1024
+    widths: tuple[PositiveInt, ...] = (64, 128, 160, 320)
+    depths: tuple[PositiveInt, ...] = (2, 2, 6, 2)
+    num_heads: tuple[PositiveInt, ...] = (2, 4, 5, 10)
+    window_sizes: tuple[PositiveInt, ...] = (7, 7, 14, 7)
+    strides: tuple[PositiveInt, ...] = (2, 2, 1)
+    expansion: PositiveInt = 4
+    mlp_ratio: PositiveInt = 4
+    output_channels: PositiveInt = 256
+    pixel_mean: Triple = (123.675, 116.28, 103.53)
+    pixel_std: Triple = (58.395, 57.12, 57.375)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels for each cell of the embedding."""
+        return 4 * math.prod(self.strides)
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        stages = {len(self.widths), len(self.depths), len(self.num_heads), len(self.window_sizes)}
+        _require(stages == {len(self.strides) + 1}, "every list must have one entry for each stage")
+        _require(self.image_size % self.patch_size == 0, "image_size must be a multiple of the strides")
+        fitting = all(w % h == 0 for w, h in zip(self.widths, self.num_heads, strict=True))
+        _require(fitting, "widths must be multiples of num_heads")
+        _require(min(self.pixel_std) > 0, "pixel_std must be positive")
+        return self
+
+
 class DecoderConfig(_Sizes):
     """SAM's prompt encoder and mask decoder; the defaults are SAM's."""
 
@@ -91,23 +128,29 @@ class HeatmapConfig(_Sizes):
 
 
 class VisionConfig(_Sizes):
-    """Everything that fixes the shapes of a `VisionModel`."""
+    """Everything that fixes the shapes of a `VisionModel`; without `heatmap` its only prompts are visual ones."""
 
-    encoder: EncoderConfig
+    encoder: Annotated[EncoderConfig | TinyVitConfig, Field(discriminator="kind")]
     decoder: DecoderConfig
-    heatmap: HeatmapConfig
+    heatmap: HeatmapConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         dim = self.decoder.transformer_dim
         _require(self.encoder.output_channels == dim, "output_channels must equal transformer_dim")
-        _require(dim % self.heatmap.num_heads == 0, "transformer_dim must be a multiple of heatmap.num_heads")
+        heads = self.heatmap.num_heads if self.heatmap else 1
+        _require(dim % heads == 0, "transformer_dim must be a multiple of heatmap.num_heads")
         return self
 
     @property
     def image_size(self) -> int:
         """S: the side in pixels of the padded square that the encoder takes."""
         return self.encoder.image_size
+
+    @property
+    def vector_dim(self) -> int:
+        """The width of a vector among the decoder's inputs; 1 for the blanks of a model without a heatmap head."""
+        return self.heatmap.vector_dim if self.heatmap else 1
 
     @property
     def grid(self) -> int:

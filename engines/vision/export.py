@@ -58,6 +58,8 @@ class _PromptedDecoder(nn.Module):
 def export(model: VisionModel, directory: Path) -> None:
     """Write `ENCODER_FILE`, `DECODER_FILE` and `PROMPTED_DECODER_FILE` into `directory`.
 
+    A model without a heatmap head has no plain decoder.
+
     Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g]. Decoder: embeddings
     [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
     [B, 1, 4g, 4g] and iou [B, 1]. The prompted decoder takes guided bool [B], points [B, P, 2] and labels
@@ -78,7 +80,7 @@ def export(model: VisionModel, directory: Path) -> None:
     )
     prompts: dict[str, Tensor] = {
         "embeddings": torch.zeros(2, channels, grid, grid),
-        "vectors": torch.zeros(3, config.heatmap.vector_dim),
+        "vectors": torch.zeros(3, config.vector_dim),
         "sizes": torch.full((3, 2), side),
         "owners": torch.tensor([0, 1, 1]),
     }
@@ -89,7 +91,8 @@ def export(model: VisionModel, directory: Path) -> None:
         "owners": {0: SAME},
     }
     outputs = ["prior_logits", "mask_logits", "iou"]
-    _export(_Decoder(model), prompts, axes, outputs, directory / DECODER_FILE)
+    if config.heatmap is not None:
+        _export(_Decoder(model), prompts, axes, outputs, directory / DECODER_FILE)
     visual = {
         "guided": torch.tensor([True, False, True]),
         "points": torch.zeros(3, 2, 2),

@@ -1,4 +1,4 @@
-"""SAM's image encoder: transformers' `SamVisionEncoder` with attention that trains and exports well."""
+"""Image encoders: transformers' `SamVisionEncoder` with attention that trains and exports well, or TinyViT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from engines.vision.config import EncoderConfig
+from engines.vision.config import EncoderConfig, TinyVitConfig
+from engines.vision.tiny_vit import TinyVit
 
 
 class RelPosAttention(nn.Module):
@@ -62,8 +63,10 @@ def _one_hot_places(side: int) -> Tensor:
     return torch.cat([eye.repeat_interleave(side, dim=0), eye.repeat(side, 1)], dim=-1)
 
 
-def build_image_encoder(config: EncoderConfig) -> SamVisionEncoder:
-    """A `SamVisionEncoder` of these sizes with `RelPosAttention` inside, not yet initialised."""
+def build_image_encoder(config: EncoderConfig | TinyVitConfig) -> SamVisionEncoder | TinyVit:
+    """An encoder of these sizes, not yet initialised; a `SamVisionEncoder` has `RelPosAttention` inside."""
+    if isinstance(config, TinyVitConfig):
+        return TinyVit(config)
     encoder = SamVisionEncoder(
         SamVisionConfig(
             hidden_size=config.hidden_size,
@@ -84,8 +87,10 @@ def build_image_encoder(config: EncoderConfig) -> SamVisionEncoder:
     return encoder
 
 
-def run_image_encoder(encoder: SamVisionEncoder, pixels: Tensor) -> Tensor:
+def run_image_encoder(encoder: SamVisionEncoder | TinyVit, pixels: Tensor) -> Tensor:
     """Normalised `pixels` (B, 3, S, S) to embeddings (B, C, g, g), without transformers' output recording."""
+    if isinstance(encoder, TinyVit):
+        return encoder(pixels)  # type: ignore[no-any-return]
     hidden = encoder.patch_embed(pixels) + encoder.pos_embed
     for layer in encoder.layers:
         hidden = layer(hidden)
@@ -99,7 +104,7 @@ class PixelNormaliser(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig | TinyVitConfig) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)

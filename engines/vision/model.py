@@ -22,7 +22,10 @@ OUTSIDE_LOGIT = -50.0  # CoPRS: the prior's value in the padding, before it beco
 
 
 class VisionModel(nn.Module):
-    """CoPRS's vision half. S, g, C and D are the config's image size, grid, channels and vector width."""
+    """A SAM with CoPRS's heatmap head, or without: then `decode_prompted` is its only decoder.
+
+    S, g, C and D are the config's image size, grid, channels and vector width.
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -30,7 +33,8 @@ class VisionModel(nn.Module):
         dim = config.decoder.transformer_dim
         self.pixels = PixelNormaliser(config.encoder)
         self.image_encoder = build_image_encoder(config.encoder)
-        self.heatmap_head = HeatmapHead(config.heatmap.vector_dim, dim, config.heatmap.num_heads)
+        heatmap = config.heatmap
+        self.heatmap_head = HeatmapHead(heatmap.vector_dim, dim, heatmap.num_heads) if heatmap else None
         self.prompt_encoder = PromptEncoder(dim, config.image_size, config.decoder.mask_in_chans)
         self.mask_decoder = MaskDecoder(config.decoder)
         initialise(self)
@@ -105,13 +109,19 @@ class VisionModel(nn.Module):
             labels: int64 (B, P), see `PromptEncoder.embed_points`.
         """
         embeddings = embeddings[owners]
-        prior, dense = self._prior(embeddings, vectors, sizes)
-        dense = torch.where(guided[:, None, None, None], dense, self.prompt_encoder.no_mask())
+        blank = self.prompt_encoder.no_mask()
+        if self.heatmap_head is None:
+            prior, dense = embeddings.new_zeros(len(owners), 1, *[self.config.mask_size] * 2), blank
+        else:
+            prior, dense = self._prior(embeddings, vectors, sizes)
+            dense = torch.where(guided[:, None, None, None], dense, blank)
         masks, iou = self._masks(embeddings, self.prompt_encoder.embed_points(points, labels), dense)
         return prior, masks, iou
 
     def _prior(self, embeddings: Tensor, vectors: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The prior logits and the dense bias that the prompt encoder makes of them."""
+        if self.heatmap_head is None:
+            raise ValueError("this model has no heatmap head: it takes points and boxes only")
         prior = self.heatmap_head(embeddings, vectors)
         return prior, self.prompt_encoder.embed_masks(self._inside(prior, sizes))
 

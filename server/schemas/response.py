@@ -7,8 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, RootModel
 
-from engines.events import MaskType, Rle
+from engines.events import DecisionSource, MaskType, Rle
 from engines.request import MaskChoice
+
+
+def _is_empty(value: object) -> bool:
+    return value == []
 
 
 def _is_none(value: object) -> bool:
@@ -30,11 +34,15 @@ class StoredImageInfo(ImageInfo):
 
 
 class DecisionInfo(BaseModel):
-    """Which mask was asked for. `confidence` is the model's probability, 1 if the request named the type."""
+    """Which mask was asked for. `confidence` is the model's probability, 1 where it was not asked.
+
+    `source` says who decided: ``model``, by a token of its own; ``question``, by a word that it was asked for;
+    ``grounder``, which can make but one of the two; ``request``.
+    """
 
     mask_type: MaskType
     confidence: float
-    source: Literal["model", "request"]
+    source: DecisionSource
 
 
 class MaskInfo(BaseModel):
@@ -116,6 +124,7 @@ class SegmentResponse(BaseModel):
     drafts: list[DraftInfo] | None = Field(None, exclude_if=_is_none, description="there if asked for")
     timings_ms: dict[str, float]
     usage: UsageInfo
+    warnings: list[str] = Field([], exclude_if=_is_empty, description="What the model could not do as asked.")
 
 
 class ModelInfo(BaseModel):

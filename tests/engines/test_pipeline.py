@@ -26,9 +26,9 @@ from engines.events import (
     Usage,
 )
 from engines.images import ImagePreparer, PreparedImage
-from engines.mllm.answer import AnswerFormat
+from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.image import MllmImageConfig
-from engines.pipeline import Pipeline
+from engines.pipeline import NO_AMODAL, Pipeline
 from engines.request import SegmentRequest
 from engines.vision import masks
 from engines.vision.runtimes.torch_cpu import TorchRuntime
@@ -309,3 +309,12 @@ async def test_reasoning_that_breaks_off_is_no_mask(vision: FaultyVision) -> Non
     async with opened(Mute(), vision) as pipeline:
         with pytest.raises(EngineError, match="broke off"):
             await run(pipeline, SegmentRequest("mug"))
+
+
+async def test_a_model_without_decision_tokens_warns_of_its_amodal_masks(vision: FaultyVision) -> None:
+    tokens = AnswerTokens(modal=None, amodal=None, no_object=None)
+    answer = AnswerFormat(tokens=tokens, question=DecisionQuestion())
+    async with open_pipeline(answer, 0.0, ScriptedMllm(), vision, PipelineLimits()) as pipeline:
+        for mask_type, warnings in (("modal", ()), ("amodal", (NO_AMODAL,)), ("both", (NO_AMODAL,))):
+            events = await run(pipeline, SegmentRequest("the mug", mask_type=mask_type))  # type: ignore[arg-type]
+            assert of(DecisionMade, events)[0].warnings == warnings

@@ -45,7 +45,7 @@ def test_a_server_that_is_no_url_is_named(url: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"reason_url": "http://x"}, {"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],
+    [{"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],
 )
 def test_bad_settings_are_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

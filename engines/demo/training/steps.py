@@ -95,6 +95,7 @@ def _shapes(
     loss = loss + 0.5 * mask_loss(prior[:, 0], decoded.shares, decoded.inside)
     loss = loss + 0.2 * F.mse_loss(score[:, 0].float(), reached)
     if len(pointed.owners):
+        assert vision.heatmap_head is not None, "the demo's grounder points with a heatmap"
         alone = vision.heatmap_head(towers.embeddings[pointed.owners], pointed.vectors)
         loss = loss + 0.3 * mask_loss(alone[:, 0], pointed.shares, pointed.inside)
     vectors = torch.cat([decoded.vectors, pointed.vectors])

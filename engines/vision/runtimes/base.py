@@ -152,7 +152,7 @@ def _stack_sparse(items: Sequence[DecodeItem]) -> SparseBatch | None:
 
 def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBatch:
     """Lay items side by side that `decode_all` has checked."""
-    blank = np.zeros(config.heatmap.vector_dim, np.float32)
+    blank = np.zeros(config.vector_dim, np.float32)
     vectors = [blank if item.vector is None else item.vector for item in items]
     distinct = list({id(item.embedding): item.embedding for item in items}.values())
     places = {id(embedding): place for place, embedding in enumerate(distinct)}
@@ -166,10 +166,12 @@ def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBat
 
 def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
     embedding_shape = (config.decoder.transformer_dim, config.grid, config.grid)
-    vector_shape = (config.heatmap.vector_dim,)
+    vector_shape = (config.vector_dim,)
     for index, item in enumerate(items):
         if item.vector is None and item.sparse is None:
             raise VisionFailed(f"item {index} has neither a vector nor points")
+        if item.vector is not None and config.heatmap is None:
+            raise VisionFailed(f"item {index} has a vector, but this model has no heatmap head")
         if item.vector is not None and item.vector.shape != vector_shape:
             raise VisionFailed(
                 f"vector {index} is {item.vector.shape}, the heatmap head takes {vector_shape}"
@@ -216,11 +218,12 @@ def blank_image(config: VisionConfig) -> Prepared:
 
 
 def warm_up(runtime: VisionRuntime) -> None:
-    """Encode a blank image; decode one and two blank prompts on it, and one that is a point."""
+    """Encode a blank image; decode one that is a point on it, and, with a heatmap head, one and two vectors."""
     image = blank_image(runtime.config)
     [embedding] = runtime.encode([image])
-    item = DecodeItem(embedding, np.zeros(runtime.config.heatmap.vector_dim, np.float32), image.size)
     point = SparsePrompt(np.zeros((2, 2), np.float32), np.array([1, NOT_A_POINT]))
-    runtime.decode([item])
-    runtime.decode([item, item])
     runtime.decode([DecodeItem(embedding, None, image.size, point)])
+    if runtime.config.heatmap is not None:
+        item = DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size)
+        runtime.decode([item])
+        runtime.decode([item, item])

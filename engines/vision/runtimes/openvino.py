@@ -53,7 +53,9 @@ class OpenVinoRuntime:
         encoder = core.read_model(graphs / ENCODER_FILE)
         encoder.reshape({"pixels": [1, side, side, 3], "sizes": [1, 2]})
         self._encoder = _Compiled(core, encoder, self._encoder_precision, threads)
-        self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
+        self._decoder: _Compiled | None = None
+        if self._config.heatmap is not None:
+            self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
         prompted = core.read_model(graphs / PROMPTED_DECODER_FILE)
         self._prompted_decoder = _Compiled(core, prompted, "fp32", threads)
 
@@ -87,6 +89,7 @@ class OpenVinoRuntime:
         if sparse is not None:
             decoder = self._prompted_decoder
             inputs |= {"guided": sparse.guided, "points": sparse.points, "labels": sparse.labels}
+        assert decoder is not None, "without a heatmap head every item has points"
         prior, mask, iou = decoder(inputs, ["prior_logits", "mask_logits", "iou"])
         return base.split_outputs(prior, mask, iou)
 

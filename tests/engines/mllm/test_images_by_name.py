@@ -49,7 +49,8 @@ class Traffic:
     statuses: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, routed: RoutedRole) -> Traffic:
+    def of(cls, routed: RoutedRole | None) -> Traffic:
+        assert routed is not None
         traffic = cls()
         [server] = routed._servers
         server.role._client.event_hooks = {"request": [traffic.sent], "response": [traffic.answered]}

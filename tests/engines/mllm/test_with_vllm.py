@@ -250,6 +250,7 @@ async def test_an_image_the_server_no_longer_has_is_sent_again(
 ) -> None:
     image = prepare_image(scene(1), "sha256:forgotten", served_model.image)
     for role in (client._reason, client._concentrate):
+        assert role is not None
         role._servers[0].role._known.add(image.digest)  # as if the server had seen it and dropped it since
     decision = await client.decide(image, PROMPTS[1], "", objects=1, timeout=SECONDS)
     assert 0.0 < decision.p_modal < 1.0

@@ -45,6 +45,7 @@ def vision_model(vision_config: VisionConfig) -> VisionModel:
     model = VisionModel.from_config(vision_config)
     randomise(model)
     with torch.no_grad():  # logits that differ from prompt to prompt as much as trained ones do
+        assert model.heatmap_head is not None
         model.heatmap_head.get_parameter("q_proj.weight").mul_(4)
         model.prompt_encoder.get_parameter("mask_downscaling.6.weight").mul_(4)
         for mlp in model.mask_decoder.output_hypernetworks_mlps:

@@ -1,0 +1,1 @@
+"""Importers: published checkpoints, as their authors ship them, made into bundles."""

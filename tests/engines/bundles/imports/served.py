@@ -1,0 +1,76 @@
+"""An imported bundle served for a test: real vLLM servers, a vision runtime and the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from engines.assembly import open_pipeline
+from engines.bundles import Bundle
+from engines.deadline import Deadline
+from engines.events import Event
+from engines.images import ImagePreparer, PreparedImage
+from engines.mllm.client import MllmClient
+from engines.mllm.grammar import SpecialTokens
+from engines.mllm.launcher import VllmServers
+from engines.mllm.vllm_config import VllmConfig
+from engines.pipeline import Pipeline
+from engines.request import SegmentRequest
+from engines.vision.runtimes import RuntimeName, open_runtime
+from engines.vision.runtimes.base import VisionRuntime
+
+START_SECONDS = 400.0
+SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Everything of one bundle, running."""
+
+    bundle: Bundle
+    mllm: MllmClient
+    vision: VisionRuntime
+    pipeline: Pipeline
+
+    def prepare(self, image: Image.Image, digest: str) -> PreparedImage:
+        return ImagePreparer(self.bundle.mllm_image, self.bundle.vision.image_size).prepare(image, digest)
+
+    async def segment(self, request: SegmentRequest, image: PreparedImage) -> list[Event]:
+        async def load() -> PreparedImage:
+            return image
+
+        events = self.pipeline.segment(request, load, Deadline.after(SECONDS))
+        async with aclosing(events):
+            return [event async for event in events]
+
+
+@asynccontextmanager
+async def serve(
+    bundle: Bundle, folder: Path, vision: RuntimeName, *, processes: int = 1
+) -> AsyncIterator[Served]:
+    """Start what the bundle's grounder needs; `folder` takes logs and exported graphs.
+
+    Each server's language model is spread over so many processes.
+    """
+    config = VllmConfig(kv_cache_gib=0.25, max_model_len=1024, tensor_parallel_size=processes)
+    async with AsyncExitStack() as stack:
+        servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles)
+        await stack.enter_async_context(servers)
+        runtime = await asyncio.to_thread(open_runtime, vision, bundle.vision_path, 1, folder / "graphs")
+        stack.callback(runtime.close)
+        await servers.wait_ready(START_SECONDS)
+        tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
+        urls = servers.urls
+        concentrate = (urls["concentrate"],) if "concentrate" in urls else ()
+        mllm = await stack.enter_async_context(
+            MllmClient(bundle.answer, tokens, (urls["reason"],), concentrate)
+        )
+        pipeline = await stack.enter_async_context(
+            open_pipeline(bundle.answer, bundle.mask_threshold, mllm, runtime)
+        )
+        yield Served(bundle, mllm, runtime, pipeline)
