@@ -31,7 +31,7 @@ class OpenEngines:
         """Where those servers are, by role."""
         if self.servers is None:
             return {}
-        return {**self.servers.urls}
+        return {str(role): url for role, url in self.servers.urls.items()}
 
 
 @asynccontextmanager
