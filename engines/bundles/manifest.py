@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.bundles.digests import HashProgress, digest_files
 from engines.bundles.grounders import Grounder
@@ -62,6 +62,12 @@ class Manifest(BaseModel):
     mllm_image: MllmImageConfig
     mask_threshold: float = Field(default=0.0, allow_inf_nan=False)
     files: dict[Annotated[str, AfterValidator(_relative)], Annotated[str, AfterValidator(_sha256)]]
+
+    @model_validator(mode="after")
+    def _grounder_fits(self) -> Self:
+        if (self.grounder == "egm") != (self.answer.boxes is not None):
+            raise ValueError("answer.boxes goes with the grounder egm, and only with it")
+        return self
 
 
 def read_manifest(path: Path) -> Manifest:
