@@ -69,6 +69,8 @@ class Bundle:
         if verify:
             _check_digests(path, manifest, progress)
         vision = load_config(path / VISION)
+        if manifest.grounder == "coprs" and vision.heatmap is None:
+            raise BundleError(f"{path / VISION}: a coprs bundle needs a heatmap head")
         check_vision_weights(path / VISION / "model.safetensors", vision)
         for name in manifest.files:
             if name.startswith(f"{MLLM}/") and name.endswith(".safetensors"):

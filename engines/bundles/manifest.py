@@ -7,9 +7,9 @@ import json
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.bundles.digests import HashProgress, digest_files
 from engines.bundles.grounders import Grounder
@@ -69,6 +69,12 @@ class Manifest(BaseModel):
         """One digest, in hex, of all files below a folder: it changes with any of them."""
         below = sorted((name, digest) for name, digest in self.files.items() if name.startswith(f"{folder}/"))
         return hashlib.sha256(json.dumps(below).encode()).hexdigest()
+
+    @model_validator(mode="after")
+    def _grounder_fits(self) -> Self:
+        if (self.grounder == "egm") != (self.answer.boxes is not None):
+            raise ValueError("answer.boxes goes with the grounder egm, and only with it")
+        return self
 
 
 def read_manifest(path: Path) -> Manifest:
