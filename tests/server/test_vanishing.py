@@ -24,21 +24,22 @@ SOON = 1.0  # seconds
 ATTEMPTS = 3
 """A machine that is busy with other work may be late once."""
 LONG = 400  # tokens of reasoning
+WRITTEN = ("vllm:generation_tokens_total",)
 RUNNING = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
-async def running(url: str) -> float:
-    """Requests that a vLLM server works on or keeps waiting."""
+async def metric(url: str, names: tuple[str, ...]) -> float:
+    """The sum of some of a vLLM server's metrics."""
     async with httpx.AsyncClient(base_url=url) as http:
         lines = (await http.get("/metrics")).text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(RUNNING))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(names))
 
 
 async def stopped(served: ServedModel) -> None:
     """Wait until neither server has anything to do."""
     urls = (served.reason_url, served.concentrate_url)
     async with asyncio.timeout(60):
-        while any([await running(url) for url in urls]):  # noqa: ASYNC110  # vLLM tells nobody
+        while any([await metric(url, RUNNING) for url in urls]):  # noqa: ASYNC110  # vLLM tells nobody
             await asyncio.sleep(0.02)
 
 
@@ -64,6 +65,12 @@ async def leave_socket(gateway: RunningGateway, image: bytes, drafts: int) -> No
     socket.transport.abort()
 
 
+async def to_the_end(gateway: RunningGateway, image: bytes) -> int:
+    """How many tokens the reasoning has if nobody leaves."""
+    async with SegmentClient(gateway.url) as client:
+        return (await client.segment(image, "mug", max_reasoning_tokens=LONG)).usage.reasoning_tokens
+
+
 @pytest.mark.parametrize("drafts", [0, 8])
 @pytest.mark.parametrize("leave", [leave_events, leave_socket])
 async def test_a_client_that_vanishes_in_the_middle_frees_vllm_within_a_second(
@@ -72,13 +79,18 @@ async def test_a_client_that_vanishes_in_the_middle_frees_vllm_within_a_second(
     leave: Callable[[RunningGateway, bytes, int], Awaitable[None]],
     drafts: int,
 ) -> None:
-    took = []
+    took, unwritten = [], []
     for attempt in range(ATTEMPTS):
-        await leave(real, photo((100 + attempt, 90)), drafts)
+        image = photo((100 + attempt, 90))
+        whole = await to_the_end(real, image)
+        before = await metric(served_model.reason_url, WRITTEN)
+        await leave(real, image, drafts)
         left = time.monotonic()
         await stopped(served_model)
         took.append(time.monotonic() - left)
+        unwritten.append(whole - (await metric(served_model.reason_url, WRITTEN) - before))
     assert min(took) < SOON
+    assert max(unwritten) > 0, "no reasoning was broken off before its natural end"
 
 
 @pytest.mark.parametrize("why", ["deadline", "client"])
