@@ -15,6 +15,7 @@ from engines.assembly import open_pipeline
 from engines.box_pipeline import NO_BOX, NO_HEATMAP
 from engines.bundles.imports.egm import ANSWER
 from engines.deadline import Deadline
+from engines.embeddings import rounded
 from engines.errors import MllmUnavailable
 from engines.events import Accepted, DecisionMade, Done, Event, HiddenReady, MaskReady, ReasoningDelta
 from engines.images import ImagePreparer, PreparedImage
@@ -77,7 +78,7 @@ def of(kind: type[Kind], events: Sequence[Event]) -> list[Kind]:
 
 
 def expected(runtime: TorchRuntime, image: PreparedImage, prompt: VisualPrompt) -> object:
-    [embedding] = runtime.encode([image.vision])
+    [embedding] = rounded(runtime.encode)([image.vision])
     sparse = prompt.sparse(image.vision.original, image.vision.size)
     [decoded] = runtime.decode([DecodeItem(embedding, None, image.vision.size, sparse)])
     return finish(decoded.mask_logits, image.vision.size, image.vision.original).rle

@@ -121,7 +121,7 @@ async def line_with(child: asyncio.subprocess.Process, words: str) -> str:
     ("options", "words", "status"),
     [
         (("--bundle", "/nowhere"), "r2sm: /nowhere/bundle.json", 1),
-        (("--reason-url", NOBODY), "reason_url and concentrate_url go together", 2),
+        (("--reason-url", NOBODY), "concentrate_url is not set", 1),
         (
             ("--reason-url", NOBODY, "--reason-url", "ftp://x", "--concentrate-url", NOBODY),
             "'ftp://x' is not",
