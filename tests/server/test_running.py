@@ -157,7 +157,8 @@ async def test_real_requests_end_in_masks(real: RunningGateway) -> None:
         assert 0.5 <= response.decision.confidence <= 1
         assert response.decision.source == "model"
         assert response.heatmap is not None
-        assert 0 < response.usage.reasoning_tokens < response.usage.prompt_tokens
+        assert response.usage.reasoning_tokens > 0
+        assert response.usage.prompt_tokens > 50, "an image alone has more"
 
 
 @pytest.mark.vllm
