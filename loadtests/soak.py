@@ -226,7 +226,7 @@ async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
     reading = asyncio.create_task(read())
     try:
         async with asyncio.timeout(START_SECONDS):
-            url = await _said(log, r"listens at (http://\S+)")
+            url = await _said(log, r"listens at (http://[\w.:\[\]]+)")
             await _said(log, r"(ready: a warm-up)")
         yield child.pid, url
         child.send_signal(signal.SIGTERM)
