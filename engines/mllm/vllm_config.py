@@ -70,7 +70,7 @@ def installed_device() -> Device:
         except metadata.PackageNotFoundError:
             continue
         return "cpu" if device == "cpu" else "cuda"
-    raise BackendUnavailable("vLLM is not installed: install r2sm-server[cpu], or r2sm-server[gpu] on a GPU")
+    raise BackendUnavailable("vLLM is not installed: pip install '.[cpu]', or '.[gpu]' on a GPU")
 
 
 def arguments(config: VllmConfig, role: Role, device: Device, model: Path, port: int) -> list[str]:

@@ -59,7 +59,7 @@ def serve(
     log_prompts: Annotated[bool | None, typer.Option("--log-prompts", help="Also log the prompts.")] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Also write vLLM's logs to files here.")] = None,
 ) -> None:
-    """Serve a bundle over HTTP until SIGINT or SIGTERM. Starts two vLLM servers unless URLs are given.
+    """Serve a bundle over HTTP until SIGINT or SIGTERM. Starts the vLLM servers it needs unless URLs are given.
 
     Every option, and more, can also be set as an environment variable (R2SM_PORT, R2SM_VLLM__DTYPE, ...) or in a
     TOML file; `r2sm config` shows what is in force.

@@ -83,6 +83,6 @@ def open_spans(wanted: bool) -> Spans:
         from server.telemetry.otel import otlp_spans
     except ImportError as error:
         raise BackendUnavailable(
-            f"tracing needs OpenTelemetry: pip install 'r2sm-server[tracing]' ({error})"
+            f"tracing needs OpenTelemetry: pip install '.[tracing]' ({error})"
         ) from error
     return otlp_spans()

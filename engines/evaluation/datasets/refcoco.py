@@ -133,7 +133,7 @@ def _table(path: Path) -> list[dict[str, Any]]:
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise BackendUnavailable(f"{path.name} needs pyarrow: pip install r2sm-server[tables]") from error
+        raise BackendUnavailable(f"{path.name} needs pyarrow: pip install '.[tables]'") from error
     rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     return rows
 

@@ -57,7 +57,7 @@ def open_runtime(
             return TorchRuntime(vision_dir, threads)
         case "tensorrt":
             raise BackendUnavailable(
-                "this version has no TensorRT runtime; choose openvino (pip install 'r2sm-server[cpu]') or torch"
+                "this version has no TensorRT runtime; choose openvino (pip install '.[cpu]') or torch"
             )
 
 
@@ -78,5 +78,5 @@ def _chosen(name: RuntimeName) -> Literal["openvino", "torch", "tensorrt"]:
 def _require(package: str) -> None:
     if find_spec(package) is None:
         raise BackendUnavailable(
-            f"the vision runtime needs the package {package}: pip install 'r2sm-server[cpu]'"
+            f"the vision runtime needs the package {package}: pip install '.[cpu]'"
         )

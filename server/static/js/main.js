@@ -21,6 +21,7 @@ const READY_EVERY = 5000; // milliseconds between looks at a server that is not 
 const view = new View(byId("canvas"), byId("stage"));
 let offered = { drafts: 0, points: false, promptRequired: true };
 let picture = null;
+let wanted = null; // the sample that was pressed last, while it is on its way
 let points = null; // Points, where the server takes them
 let result = null;
 let asked = null; // the request that `result` answers, without its image
@@ -33,15 +34,19 @@ let chosen = false; // whether the user has chosen it
 async function usePicture(next, sample = null) {
   stop();
   picture = next;
+  wanted = null;
   points?.clear();
   forgetAnswer();
   markSample(sample);
   tell("");
   try {
-    view.setImage(await createImageBitmap(next.blob));
+    const bitmap = await createImageBitmap(next.blob);
+    if (picture !== next) return bitmap.close(); // another one was picked meanwhile
+    view.setImage(bitmap);
     describe(view.size, null, "image");
     byId("stage").classList.toggle("pointing", offered.points);
   } catch {
+    if (picture !== next) return;
     tell("This browser cannot show the picture.");
   }
   if (picture === next && !sample) next.id().catch(fail); // its encode begins while the prompt is written
@@ -49,9 +54,11 @@ async function usePicture(next, sample = null) {
 }
 
 async function useSample(sample) {
-  byId("prompt").value = sample.prompt;
+  wanted = sample;
   const blob = await api.picture(sample.url).catch(fail);
-  if (blob) await usePicture(new Picture(blob, sample.url.split("/").at(-1)), sample.url);
+  if (!blob || wanted !== sample) return; // another one was pressed meanwhile
+  byId("prompt").value = sample.prompt;
+  await usePicture(new Picture(blob, sample.url.split("/").at(-1)), sample.url);
 }
 
 // a request
