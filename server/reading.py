@@ -42,7 +42,9 @@ def read_settings(**given: object) -> Settings:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsInvalid([f"config: the file is not TOML: {error}"]) from error
-    except (FileNotFoundError, KeysInvalid) as error:
+    except UnicodeDecodeError as error:
+        raise SettingsInvalid([f"config: the file is not UTF-8: {error}"]) from error
+    except (OSError, KeysInvalid) as error:
         raise SettingsInvalid([str(error)]) from error
     return settings
 

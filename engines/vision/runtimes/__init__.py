@@ -77,6 +77,4 @@ def _chosen(name: RuntimeName) -> Literal["openvino", "torch", "tensorrt"]:
 
 def _require(package: str) -> None:
     if find_spec(package) is None:
-        raise BackendUnavailable(
-            f"the vision runtime needs the package {package}: pip install '.[cpu]'"
-        )
+        raise BackendUnavailable(f"the vision runtime needs the package {package}: pip install '.[cpu]'")

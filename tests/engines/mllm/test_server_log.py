@@ -27,17 +27,20 @@ async def test_lines_keep_their_level_and_their_name(caplog: pytest.LogCaptureFi
         b"(Engine pid=1) INFO 11-21 fine\n(Engine pid=1) WARN",
         b"ING 11-21 odd\rERROR: bad\nno level \xff",
     )
-    await follow(ServerLog("reason", None), *pieces)
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("DEBUG", "[reason] (Engine pid=1) INFO 11-21 fine"),
-        ("INFO", "[reason] (Engine pid=1) WARNING 11-21 odd"),
-        ("ERROR", "[reason] ERROR: bad"),
-        ("DEBUG", "[reason] no level \N{REPLACEMENT CHARACTER}"),
+    await follow(ServerLog("test", None), *pieces)
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [
+        line for line in said if line[1].startswith("[test]")
+    ] == [  # real servers may be running beside it
+        ("DEBUG", "[test] (Engine pid=1) INFO 11-21 fine"),
+        ("INFO", "[test] (Engine pid=1) WARNING 11-21 odd"),
+        ("ERROR", "[test] ERROR: bad"),
+        ("DEBUG", "[test] no level \N{REPLACEMENT CHARACTER}"),
     ]
 
 
 async def test_a_server_that_is_ending_raises_no_alarm(caplog: pytest.LogCaptureFixture) -> None:
-    output = ServerLog("reason", None)
+    output = ServerLog("test", None)
     output.ending = True
     await follow(output, b"ERROR engine is dead\n")
     assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
