@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 from engines.pipeline import LoadImage
 from server.admission import Caller
@@ -11,11 +12,20 @@ from server.schemas import SegmentOptions, SegmentResponse
 from server.services import Services
 
 
-async def answer(
+@asynccontextmanager
+async def answered(
     options: SegmentOptions, load: LoadImage, services: Services, caller: Caller
-) -> SegmentResponse:
-    """Wait for a turn and for every event. Raises what the pipeline and `load` raise."""
+) -> AsyncIterator[SegmentResponse]:
+    """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise."""
     deadline = services.deadline(options)
     events = services.pipeline.segment(options.to_request(), load, deadline)
     async with services.admission.turn(deadline, caller.priority), aclosing(events):
-        return await collect(events, services.model.id, options.include)
+        yield await collect(events, services.model.id, options.include)
+
+
+async def answer(
+    options: SegmentOptions, load: LoadImage, services: Services, caller: Caller
+) -> SegmentResponse:
+    """The response, its turn over. Raises what `answered` raises."""
+    async with answered(options, load, services, caller) as response:
+        return response

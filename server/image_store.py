@@ -16,6 +16,9 @@ from server.schemas import FieldFault
 from server.stored_image import GONE, StoredImage
 
 ID = re.compile(r"sha256:[0-9a-f]{64}")
+ENTRY_BYTES = 1024
+"""What an image takes besides its file, rounded up: very many tiny files must not be free."""
+SWEEP_SECONDS = 60.0
 
 
 class ImageStore:
@@ -33,11 +36,14 @@ class ImageStore:
         observer: CacheObserver | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._memory: MemoryLevel[StoredImage] = MemoryLevel(capacity, lambda image: len(image.data))
+        self._memory: MemoryLevel[StoredImage] = MemoryLevel(
+            capacity, lambda image: len(image.data) + ENTRY_BYTES
+        )
         self._seconds = seconds
         self._shared = shared
         self._observer = observer or CountingObserver()
         self._clock = clock
+        self._swept = clock()
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +61,6 @@ class ImageStore:
 
     async def get(self, id: str) -> StoredImage:
         """The image. Raises `RequestRejected` if it is unknown, was deleted or has expired."""
-        self._forget_expired()
         image = await self._remembered(id) or await self._fetched(id)
         if image is None:
             self._observer.miss("image")
@@ -71,7 +76,7 @@ class ImageStore:
 
     async def _remembered(self, id: str) -> StoredImage | None:
         image = self._memory.get(id)
-        if image is None:
+        if image is None or self._forgotten(image):
             return None
         if self._shared is not None and await self._shared.begin(_key(id), len(GONE), "image") == GONE:
             self._memory.discard(id)
@@ -97,11 +102,20 @@ class ImageStore:
         self._observer.hit("image", "redis")
         return image
 
+    def _forgotten(self, image: StoredImage) -> bool:
+        """Forget the image if it has expired, and tell whether it had."""
+        if image.expires_at > self._clock():
+            return False
+        self._memory.discard(image.id)
+        return True
+
     def _forget_expired(self) -> None:
-        now = self._clock()
-        for id, image in self._memory:
-            if image.expires_at <= now:
-                self._memory.discard(id)
+        """Now and then: an image that has expired is not given out anyway."""
+        if self._clock() < self._swept + SWEEP_SECONDS:
+            return
+        self._swept = self._clock()
+        for _, image in self._memory:
+            self._forgotten(image)
 
 
 def _key(id: str) -> str:

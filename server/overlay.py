@@ -48,11 +48,19 @@ def _draw_mask(
     width = max(2, round(min(mask.shape) / 200))
     tinted = mask if hidden is None else mask & ~hidden
     if hidden is not None:
-        diagonals = np.add.outer(*(np.arange(side, dtype=np.int32) for side in mask.shape))
-        tinted |= hidden & mask & (diagonals % (6 * width) < 2 * width)
-    pixels[tinted] = ((1 - TINT) * pixels[tinted] + TINT * np.array(colour)).astype(np.uint8)
+        tinted |= hidden & mask & _hatching(mask.shape, width)
+    shades = (1 - TINT) * np.arange(256)[None, :, None] + TINT * np.array(colour)
+    cv2.copyTo(cv2.LUT(pixels, shades.astype(np.uint8)), tinted.view(np.uint8), pixels)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(pixels, outlines, -1, colour, width)
+
+
+def _hatching(shape: tuple[int, ...], width: int) -> NDArray[np.bool_]:
+    """Diagonal stripes of `width` over a mask's [H, W]."""
+    period = 6 * width
+    rows, columns = ((np.arange(side) % period).astype(np.uint16) for side in shape)
+    stripes: NDArray[np.bool_] = np.add.outer(rows, columns) % np.uint16(period) < 2 * width
+    return stripes
 
 
 def _draw_heatmap(pixels: Pixels, heatmap: HeatmapInfo) -> Pixels:
@@ -61,6 +69,6 @@ def _draw_heatmap(pixels: Pixels, heatmap: HeatmapInfo) -> Pixels:
     with Image.open(io.BytesIO(base64.b64decode(heatmap.png_base64)), formats=["PNG"]) as stored:
         values = np.asarray(stored.convert("L").resize(size, Image.Resampling.BILINEAR))
     heat = cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    grey = pixels.mean(axis=2, keepdims=True)
-    mixed: Pixels = ((1 - HEAT) * grey + HEAT * heat).astype(np.uint8)
+    grey = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed: Pixels = np.asarray(cv2.addWeighted(grey, 1 - HEAT, heat, HEAT, 0), dtype=np.uint8)
     return mixed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.errors import EngineError
@@ -30,8 +30,8 @@ class Check:
 class Readiness:
     """Ready when both vLLM servers are well and a warm-up request has passed through them and the vision engine.
 
-    `warm_vision` runs the vision engine once, `try_request` one request through everything. `cache_trouble` says
-    what is wrong with the shared level of the caches, where there is one; requests go on without it.
+    `warm_vision` runs the vision engine once, `try_request` one request through everything. `troubles` say by name
+    what is wrong with things that requests go on without, such as the shared level of the caches.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Readiness:
         warm_vision: Callable[[], Awaitable[None]],
         try_request: Callable[[], Awaitable[None]],
         health: MllmHealth,
-        cache_trouble: Trouble | None = None,
+        troubles: Mapping[str, Trouble] | None = None,
     ) -> None:
         self._warm_vision = warm_vision
         self._try_request = try_request
         self._health = health
-        self._cache_trouble = cache_trouble
+        self._troubles = dict(troubles or {})
         self._vision = Check("vision", False, "not warm yet")
         self._request = Check("warm_up", False, "no request has passed yet")
 
@@ -61,17 +61,15 @@ class Readiness:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def checks(self) -> list[Check]:
-        """Every check as it stands now; asks both vLLM servers, and the shared level of the caches."""
-        return [*await self._roles(), self._vision, self._request, *await self._cache()]
+        """Every check as it stands now; asks both vLLM servers, and what requests go on without."""
+        return [*await self._roles(), self._vision, self._request, *await self._beside()]
 
     async def _roles(self) -> list[Check]:
         return [Check(f"mllm.{role.role}", role.healthy, role.detail) for role in await self._health()]
 
-    async def _cache(self) -> list[Check]:
-        if self._cache_trouble is None:
-            return []
-        trouble = await self._cache_trouble()
-        return [Check("cache", not trouble, trouble, vital=False)]
+    async def _beside(self) -> list[Check]:
+        said = {name: await trouble() for name, trouble in self._troubles.items()}
+        return [Check(name, not trouble, trouble, vital=False) for name, trouble in said.items()]
 
     async def _try(self) -> Check:
         try:

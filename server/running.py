@@ -28,6 +28,8 @@ from server.telemetry.telemetry import Telemetry
 from server.wire import bounded_protocol
 
 BACKLOG = 2048
+FRAMES_AHEAD = 2
+"""So many frames of a WebSocket are read before the first of them has been looked at."""
 POLL_SECONDS = 0.25
 FLUSH_SECONDS = 2
 """How long clients may take the last bytes of their answers when everything has been answered."""
@@ -90,17 +92,22 @@ class RunningGateway:
             self.stop()
         await asyncio.gather(self._serving, *self._draining, return_exceptions=True)
 
-    def reload(self, read: Callable[[], Settings]) -> None:
-        """Take on what of new settings needs no restart. Settings that are wrong are logged, and not taken on."""
+    def reload(self, read: Callable[[], Settings]) -> Settings | None:
+        """Take on what of new settings needs no restart, and return them.
+
+        Settings that are wrong are logged, and not taken on: None, as before the application has started.
+        """
         services = self._services()
         if services is None:
-            return
+            return None
         try:
-            services.reload(read())
+            settings = read()
+            services.reload(settings)
         except (KeysInvalid, SettingsInvalid) as error:
             logger.error("the settings stay as they were: %s", error)
-        else:
-            logger.info("keys and limits have been read anew")
+            return None
+        logger.info("keys and limits have been read anew")
+        return settings
 
     def _services(self) -> Services | None:
         """None before the application has started."""
@@ -157,6 +164,7 @@ def wire_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=FLUSH_SECONDS,
         ws_max_size=largest_frame(settings.upload_limits.image),
+        ws_max_queue=FRAMES_AHEAD,
         ws_ping_interval=settings.heartbeat_seconds,
         ws_ping_timeout=settings.stall_seconds,
     )

@@ -25,7 +25,7 @@ from engines.mllm.results import RoleHealth
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision.runtimes.base import VisionRuntime
-from server.admission import Admission, Caller, Callers, RateLimits
+from server.admission import Admission, Caller, Callers, KeysInvalid, RateLimits
 from server.cache.opening import open_redis
 from server.image_store import ImageStore
 from server.images import ImageLoader
@@ -137,7 +137,13 @@ class Services:
         return finished
 
     def reload(self, settings: Settings) -> None:
-        """Take on what of new settings needs no restart: keys, rate limits, bounds. Raises `KeysInvalid`."""
+        """Take on what of new settings needs no restart: keys, rate limits, bounds.
+
+        Raises:
+            KeysInvalid: they cannot be used, or there are none any more, which would open a server that asks for them.
+        """
+        if settings.keys is None and self.callers.closed:
+            raise KeysInvalid("no API keys are set any more; restart the server to serve without")
         self.callers.update(settings.keys, settings.limits)
         self.admission.resize(settings.max_in_flight, settings.max_queued)
 
@@ -202,7 +208,7 @@ async def open_services(
                 settings.stored_images_mib * MIB, settings.stored_image_seconds, redis, telemetry.caches
             )
             remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
-            rates = RateLimits(settings.redis_url)
+            rates = RateLimits(settings.redis_url, settings.redis_prefix, settings.redis_limits.budget)
             services = Services(
                 model=engines.info(),
                 pipeline=pipeline,
@@ -214,7 +220,7 @@ async def open_services(
                     lambda: asyncio.to_thread(engines.vision.warm_up),
                     lambda: _try_request(pipeline, engines),
                     engines.mllm.health,
-                    redis.trouble if redis else None,
+                    {"cache": redis.trouble, "limits": rates.trouble} if redis else {},
                 ),
                 upload_limits=settings.upload_limits,
                 stream_limits=settings.stream_limits,

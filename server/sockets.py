@@ -35,6 +35,8 @@ POLICY, TOO_BIG, RESTART, TRY_AGAIN_LATER = (
 )  # close codes of RFC 6455 and of its registry
 MAX_MALFORMED = 8
 """So many frames that cannot be read are answered; one more closes the connection."""
+SIDE_BY_SIDE = 256
+"""So many requests of a connection may be under way, or have events that it has not taken; one more closes it."""
 CLOSE_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
@@ -171,6 +173,8 @@ class Session:
     def _begin(self, message: SegmentMessage) -> None:
         if message.id in self._requests:
             raise _about_id(CONFLICT, f'a request with the id "{message.id}" is under way')
+        if len(self._requests) >= SIDE_BY_SIDE:
+            raise _Closing(POLICY, f"more than {SIDE_BY_SIDE} requests at once on one connection")
         if self._owed is not None:
             raise _Closing(POLICY, "the binary frame of another request was expected")
         frame = asyncio.get_running_loop().create_future() if message.image is None else None

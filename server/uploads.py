@@ -226,6 +226,8 @@ async def _from_form(form: FormData, limits: ImageLimits) -> Upload:
     text = (
         await options.read() if isinstance(options, UploadFile) else options.encode("utf-8", "surrogatepass")
     )
+    if len(text) > OPTIONS_BYTES:
+        raise RequestRejected(TOO_LARGE, f"request: more than {OPTIONS_BYTES} bytes")
     check_nesting(text)
     try:
         return Upload(SegmentOptions.model_validate_json(text), data)

@@ -45,6 +45,11 @@ class Callers:
         self._limits = limits
         self.rates = rates
 
+    @property
+    def closed(self) -> bool:
+        """Whether a key is asked for."""
+        return self._ring is not None
+
     def update(self, ring: KeyRing | None, limits: Limits) -> None:
         """From now on these keys and limits; what has been admitted stays so."""
         self._ring = ring
@@ -67,9 +72,9 @@ class Callers:
         limits = self._limits if key.limits is None else key.limits
         return Caller(key.name, f"key:{key.name}", limits, asked or key.priority)
 
-    async def charge(self, caller: Caller) -> None:
-        """Count one request of the caller's. Raises `RequestRejected` (429) if it is one too many."""
-        await self.rates.charge(caller.identity, caller.limits)
+    async def charge(self, caller: Caller, requests: int = 1) -> None:
+        """Count so many requests of the caller's. Raises `RequestRejected` (429) if they are too many."""
+        await self.rates.charge(caller.identity, caller.limits, requests)
 
 
 def _secrets(connection: HTTPConnection) -> Iterator[str]:

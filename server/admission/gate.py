@@ -40,6 +40,8 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = asyncio.Event()
+        self._ended = False
+        """A drain has taken too long: what is left ends, and nothing begins."""
         self._seconds: float | None = None
         self.present = 0
         self.running = 0
@@ -114,6 +116,8 @@ class Admission:
     @asynccontextmanager
     async def bounded(self) -> AsyncIterator[None]:
         """What runs inside is ended with `RequestRejected` when a drain has taken too long."""
+        if self._ended:
+            raise _draining()
         bound = asyncio.timeout(None)
         try:
             async with bound:
@@ -140,6 +144,7 @@ class Admission:
         self.close()
         if await self._emptied(seconds):
             return True
+        self._ended = True
         now = asyncio.get_running_loop().time()
         for bound in list(self._bounds):
             bound.reschedule(now)

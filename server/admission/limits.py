@@ -11,7 +11,7 @@ from collections import OrderedDict
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.asyncio import ConnectionPool
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -21,9 +21,9 @@ from server.errors import RATE_LIMITED, RequestRejected
 Limits = tuple[RateLimitItem, ...]
 MEMORY_CALLERS = 16_384
 """So many callers are counted in memory; then whoever was away longest is forgotten."""
-REDIS_SECONDS = 0.05
-"""A Redis that takes longer is left alone for `AWAY_SECONDS`."""
 AWAY_SECONDS = 1.0
+"""So long a Redis is left alone that took too long."""
+CONNECTIONS = 16
 
 logger = logging.getLogger(__name__)
 
@@ -42,53 +42,61 @@ def parse_limits(text: str) -> Limits:
 class RateLimits:
     """Counts requests by caller over sliding windows; `redis_url` None counts in memory only.
 
-    While Redis is away the counts go on in memory: each replica then allows the whole limit. `degraded` says so.
+    `prefix` begins the keys in Redis; one operation there may take `budget` seconds. While Redis is away the counts
+    go on in memory: each replica then allows the whole limit. `degraded` says so.
     """
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(self, redis_url: str | None = None, prefix: str = "r2sm:", budget: float = 0.05) -> None:
         self._memory = SlidingWindowCounterRateLimiter(BoundedMemory())
-        self._pool: ConnectionPool | None = None
+        self._budget = budget
+        self._pool: BlockingConnectionPool | None = None
         self._redis: SlidingWindowCounterRateLimiter | None = None
         if redis_url is not None:
-            self._pool = ConnectionPool.from_url(
+            self._pool = BlockingConnectionPool.from_url(
                 redis_url,
-                socket_timeout=REDIS_SECONDS,
-                socket_connect_timeout=REDIS_SECONDS,
+                max_connections=CONNECTIONS,
+                timeout=budget,
+                socket_timeout=budget,
+                socket_connect_timeout=budget,
                 retry=Retry(NoBackoff(), 1),  # a connection from before Redis was started anew
             )
             storage = RedisStorage(
                 redis_url,
                 implementation="redispy",
-                key_prefix="r2sm:limits",
+                key_prefix=f"{prefix}limits",
                 connection_pool=self._pool,  # type: ignore[arg-type]  # as its documentation says
             )
             self._redis = SlidingWindowCounterRateLimiter(storage)
         self._away_until = -math.inf
         self.degraded = False
 
-    async def charge(self, identity: str, limits: Limits) -> None:
-        """Count one request. Raises `RequestRejected` (429) with the seconds until another one is allowed."""
-        for item in limits:
-            wait = await self._hit(item, identity)
+    async def charge(self, identity: str, limits: Limits, requests: int = 1) -> None:
+        """Count requests. Raises `RequestRejected` (429) with the seconds until another one is allowed."""
+        for item in limits if requests else ():
+            wait = await self._hit(item, identity, requests)
             if wait is not None:
                 raise RequestRejected(
                     RATE_LIMITED, f"no more than {item} are allowed", retry_after=max(1.0, wait)
                 )
+
+    async def trouble(self) -> str:
+        """What is wrong with counting in Redis; empty if nothing is."""
+        return "each replica counts by itself: Redis is away" if self.degraded else ""
 
     async def aclose(self) -> None:
         """Close the connections to Redis."""
         if self._pool is not None:
             await self._pool.disconnect()
 
-    async def _hit(self, item: RateLimitItem, identity: str) -> float | None:
+    async def _hit(self, item: RateLimitItem, identity: str, requests: int) -> float | None:
         if self._redis is None or time.monotonic() < self._away_until:
-            return await _hit(self._memory, item, identity)
+            return await _hit(self._memory, item, identity, requests)
         try:
-            async with asyncio.timeout(REDIS_SECONDS):
-                wait = await _hit(self._redis, item, identity)
+            async with asyncio.timeout(self._budget):
+                wait = await _hit(self._redis, item, identity, requests)
         except (RedisError, OSError, TimeoutError) as error:
             self._note_away(error)
-            return await _hit(self._memory, item, identity)
+            return await _hit(self._memory, item, identity, requests)
         if self.degraded:
             self.degraded = False
             logger.info("rate limits are counted in Redis again")
@@ -103,9 +111,11 @@ class RateLimits:
             )
 
 
-async def _hit(limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, identity: str) -> float | None:
+async def _hit(
+    limiter: SlidingWindowCounterRateLimiter, item: RateLimitItem, identity: str, requests: int
+) -> float | None:
     """None: counted and allowed. Else the seconds until the window has moved far enough."""
-    if await limiter.hit(item, identity):
+    if await limiter.hit(item, identity, cost=requests):
         return None
     stats = await limiter.get_window_stats(item, identity)
     return stats.reset_time - time.time()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -129,17 +130,32 @@ async def serve_until_signalled(settings: Settings, read: Callable[[], Settings]
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.stop)
         logger.info("%s listens at %s", gateway.engines.name, gateway.url)
-        loop.add_signal_handler(signal.SIGHUP, gateway.reload, read)
-        watched = [file for file in (settings.config, settings.api_keys_file) if file is not None]
+        in_force = _InForce(settings, gateway, read)
+        loop.add_signal_handler(signal.SIGHUP, in_force.renew)
         beside = [
             asyncio.create_task(report_start(gateway)),
-            asyncio.create_task(watch(watched, lambda: gateway.reload(read))),
+            asyncio.create_task(watch(in_force.files, in_force.renew)),
         ]
         await gateway.wait_stopped()
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
         logger.info("stopped")
+
+
+@dataclass(slots=True)
+class _InForce:
+    """The settings that a gateway goes by, and how they are read anew."""
+
+    settings: Settings
+    gateway: RunningGateway
+    read: Callable[[], Settings]
+
+    def files(self) -> list[Path]:
+        return [file for file in (self.settings.config, self.settings.api_keys_file) if file is not None]
+
+    def renew(self) -> None:
+        self.settings = self.gateway.reload(self.read) or self.settings
 
 
 async def report_start(gateway: RunningGateway) -> None:

@@ -28,14 +28,19 @@ router = APIRouter(prefix="/v1", tags=["segment"])
     dependencies=[IN_PLACE],
 )
 async def batch(request: Request, services: CurrentServices, caller: CurrentCaller) -> BatchResponse:
-    """Segment several prompts on one image. The results come in their order; one that fails fails alone."""
+    """Segment several prompts on one image. The results come in their order; one that fails fails alone.
+
+    Each prompt counts as a request against the caller's rate.
+    """
     async with services.admission.bounded():
         body = await read_batch(request, services.upload_limits)
+        await services.callers.charge(caller, len(body.requests) - 1)  # one came with the place
     return await unless_left(request, _answer_all(body, services, caller))
 
 
 async def _answer_all(body: BatchBody, services: Services, caller: Caller) -> BatchResponse:
-    image = await services.sources.load(body.image)
+    async with services.admission.bounded():
+        image = await services.sources.load(body.image)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_answer(options, image, services, caller)) for options in body.requests]
     return BatchResponse(results=[task.result() for task in tasks])

@@ -28,8 +28,7 @@ async def upload(request: Request, response: Response, services: CurrentServices
     The id is that of the file's content: the same file has the same id, and sending it again renews it.
     """
     async with services.admission.bounded():
-        data = await read_image(request, services.upload_limits)
-    stored = await services.sources.upload(data)
+        stored = await services.sources.upload(await read_image(request, services.upload_limits))
     response.headers["Location"] = f"/v1/images/{stored.id}"
     return _info(stored)
 

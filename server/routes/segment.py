@@ -12,7 +12,7 @@ from engines.images import PreparedImage
 from server.accept import preferred
 from server.admission import Caller
 from server.admission.callers import SUBPROTOCOL
-from server.answering import answer
+from server.answering import answer, answered
 from server.disconnects import unless_left
 from server.errors import DRAINING, RequestRejected
 from server.events import Narrator
@@ -62,10 +62,11 @@ async def segment(request: Request, services: CurrentServices, caller: CurrentCa
 
 
 async def _overlay(upload: Upload, services: Services, caller: Caller) -> bytes:
-    """The file is read once, wherever it is: to be asked about and to be drawn on."""
-    data = await services.sources.read(upload.image)
-    response = await answer(upload.options, lambda: services.sources.load(data), services, caller)
-    return await asyncio.to_thread(overlay_png, data, services.upload_limits.image, response)
+    """The file is read once, wherever it is: to be asked about and to be drawn on, both in the request's turn."""
+    async with services.admission.bounded():
+        data = await services.sources.read(upload.image)
+    async with answered(upload.options, lambda: services.sources.load(data), services, caller) as response:
+        return await asyncio.to_thread(overlay_png, data, services.upload_limits.image, response)
 
 
 @router.websocket("/segment/stream")

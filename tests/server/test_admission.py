@@ -12,6 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from typer.testing import CliRunner
 
+from server.admission import KeysInvalid
 from server.admission.keys import new_key
 from server.cli import app as command_line
 from server.client import SegmentClient
@@ -109,6 +110,12 @@ async def test_new_keys_and_limits_need_no_restart(keyed: Gateway, tmp_path: Pat
     await refused(keyed, 401, "api-key-unknown", bearer(ANN))
     assert (await keyed.client.post("/v1/segment", headers=bearer(carl), **as_json())).status_code == 200
     await refused(keyed, 429, "rate-limited", bearer(carl))
+
+
+async def test_a_server_that_asks_for_keys_does_not_cease_to(keyed: Gateway) -> None:
+    with pytest.raises(KeysInvalid, match="restart"):
+        keyed.services.reload(Settings())
+    await refused(keyed, 401, "api-key-missing", {})
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer nobody"}])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from server.uploads import OPTIONS_BYTES
 from tests.server.asking import PHOTO, as_json, as_multipart, post, refusal
 from tests.server.conftest import Gateway, OpenGateway, photo
 
@@ -211,3 +212,12 @@ async def test_a_request_that_never_arrives_times_out(open_gateway: OpenGateway)
         request = {"content": body(), "headers": {"content-type": "application/json"}}
         await refusal(gateway, request, 408, "upload-timeout")
         assert gateway.services.admission.present == 0
+
+
+async def test_options_that_come_as_a_file_are_bounded(gateway: Gateway) -> None:
+    options = json.dumps({"prompt": "mug"}) + " " * OPTIONS_BYTES
+    response = await gateway.client.post(
+        "/v1/segment", files={"image": ("a.png", PHOTO), "request": ("request.json", options)}
+    )
+    assert response.status_code == 413
+    assert response.json()["type"] == "urn:r2sm:problem:request-too-large"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.events import StreamEvent
+from server.sockets import SIDE_BY_SIDE
 from tests.server.asgi import Socket, connect
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.stand_ins import ScriptedMllm
@@ -172,6 +173,16 @@ async def test_a_full_house_is_an_error_event(open_gateway: OpenGateway) -> None
             pass
         assert event["problem"]["type"] == "urn:r2sm:problem:overloaded"
         assert event["retry_after"] == 1
+
+
+async def test_too_many_requests_on_one_connection_close_it(open_gateway: OpenGateway) -> None:
+    async with open_gateway(max_in_flight=SIDE_BY_SIDE + 9) as gateway, connect(gateway.app) as socket:
+        gateway.mllm.hanging = {"reason"}
+        for number in range(SIDE_BY_SIDE + 1):
+            ask(socket, str(number), image=IN_JSON)
+        assert await socket.closed() == 1008
+        await socket.peer.ended()
+    assert (gateway.services.admission.present, gateway.mllm.running) == (0, 0)
 
 
 async def test_a_frame_that_never_comes_times_out(open_gateway: OpenGateway) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from engines.errors import ImageRejected
 from server.errors import RequestRejected
-from server.image_store import ImageStore
+from server.image_store import ENTRY_BYTES, ImageStore
 from server.images import ImageLimits, digest_of
 from server.remote_images import RemoteImages, is_public
 from tests.server.conftest import Gateway, OpenGateway, photo
@@ -107,11 +107,11 @@ async def test_bad_uploads(
 
 async def test_the_store_is_bounded_by_bytes_and_by_time() -> None:
     now = 100.0
-    store = ImageStore(10, 60, clock=lambda: now)
+    store = ImageStore(2 * ENTRY_BYTES + 10, 60, clock=lambda: now)
     for id in "abc":
         await store.put(id, b"four", 1, 1)
         await store.get("a" if id != "c" else "c")
-    assert store.nbytes == 8
+    assert store.nbytes == 2 * ENTRY_BYTES + 8
     with pytest.raises(RequestRejected):
         await store.get("b")
     now = 130.0
@@ -119,9 +119,18 @@ async def test_the_store_is_bounded_by_bytes_and_by_time() -> None:
     now = 165.0
     with pytest.raises(RequestRejected):
         await store.get("c")
-    assert ((await store.get("a")).id, store.nbytes) == ("a", 4)
-    await store.put("d", b"more than ten bytes", 1, 1)
-    assert store.nbytes == 4, "what does not fit is not kept, and drives nothing out"
+    assert ((await store.get("a")).id, store.nbytes) == ("a", ENTRY_BYTES + 4)
+    await store.put("d", bytes(2 * ENTRY_BYTES), 1, 1)
+    assert store.nbytes == ENTRY_BYTES + 4, "what does not fit is not kept, and drives nothing out"
+
+
+async def test_images_that_nobody_asks_for_are_swept_out() -> None:
+    now = 100.0
+    store = ImageStore(10 * ENTRY_BYTES, 90, clock=lambda: now)
+    await store.put("a", b"four", 1, 1)
+    now = 200.0
+    await store.put("b", b"four", 1, 1)
+    assert store.nbytes == ENTRY_BYTES + 4
 
 
 async def batch(gateway: Gateway, *requests: dict[str, Any], image: object = None) -> httpx.Response:
@@ -150,6 +159,13 @@ async def test_a_batch_encodes_once(gateway: Gateway) -> None:
     assert [result["status"] for result in results] == [200] * 3
     assert [len(result["response"]["masks"]) for result in results] == [1, 2, 3]
     assert gateway.vision.encodes == 2
+
+
+async def test_each_prompt_of_a_batch_counts(open_gateway: OpenGateway) -> None:
+    async with open_gateway(rate_limit="5/hour") as gateway:
+        assert (await batch(gateway, *[{"prompt": "a"}] * 4)).status_code == 200
+        response = await batch(gateway, {"prompt": "a"}, {"prompt": "b"})
+        assert (response.status_code, response.json()["type"]) == (429, "urn:r2sm:problem:rate-limited")
 
 
 async def test_bad_batches(gateway: Gateway) -> None:

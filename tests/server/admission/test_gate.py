@@ -149,4 +149,9 @@ async def test_a_drain_that_takes_too_long_ends_what_runs_and_what_waits() -> No
     assert not await gate.drain(0.01)
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert [end.kind for end in ends if isinstance(end, RequestRejected)] == [DRAINING, DRAINING]
+    with pytest.raises(
+        RequestRejected, match="stopping"
+    ):  # nor does anything begin that was still on its way
+        async with gate.bounded():
+            pass
     assert (gate.present, gate.running, gate.waiting("interactive")) == (0, 0, 0)

@@ -122,16 +122,17 @@ def free_port() -> int:
 async def test_replicas_share_their_counts_and_go_on_without_redis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.admission.limits.REDIS_SECONDS", 5.0)  # cores are shared
     monkeypatch.setattr("server.admission.limits.AWAY_SECONDS", 0.0)
     port = free_port()
-    one, other = RateLimits(f"redis://127.0.0.1:{port}"), RateLimits(f"redis://127.0.0.1:{port}")
+    one, other = (RateLimits(f"redis://127.0.0.1:{port}", budget=5.0) for _ in range(2))  # cores are shared
     async with redis_server(tmp_path, port):
         assert await allowed(one, "ann", 2) == 2
         assert await allowed(other, "ann", 5) == 1
         assert not one.degraded
+        assert await one.trouble() == ""
     assert await allowed(one, "ann", 5) == 3, "by its own count, which knows of none so far"
     assert one.degraded
+    assert "Redis is away" in await one.trouble()
     async with redis_server(tmp_path, port):
         assert await allowed(one, "bob", 2) == 2
         assert not one.degraded
