@@ -32,10 +32,13 @@ class Requirements:
     servers: int
     parallel: tuple[int, ...]
 
+    def server(self, devices: int = 1) -> int:
+        """Bytes of one server on each of so many devices that it is spread over, for one request at a time."""
+        return (self.language + self.kv_token * self.tokens) // devices
+
     def least(self, devices: int = 1) -> int:
-        """Bytes on each of so many devices that every server is spread over, for one request at a time."""
-        server = (self.language + self.kv_token * self.tokens) / devices
-        return int(server * self.servers) + self.vision
+        """Bytes on each of so many devices that every server is spread over, with the vision model."""
+        return self.server(devices) * self.servers + self.vision
 
 
 def requirements(bundle: Bundle) -> Requirements:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,19 +12,9 @@ from engines.bundles import Bundle
 from engines.bundles.manifest import read_manifest
 from engines.bundles.requirements import Requirements, requirements
 from engines.errors import EngineError
-
-GIB = 2**30
+from server.fitting import GIB, Machine, this_machine
 
 app = typer.Typer(help="Look at bundles.", no_args_is_help=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where a bundle would be served: so many equal devices with `memory` bytes each."""
-
-    name: str
-    devices: int
-    memory: int
 
 
 @app.callback()
@@ -85,15 +73,3 @@ def _verdict(needs: Requirements, machine: Machine) -> str:
         if size <= machine.devices and needs.least(size) < machine.memory:
             return f"this machine                 can serve it ({told}) with --tensor-parallel-size {size}"
     return f"this machine                 cannot serve it ({told})"
-
-
-def this_machine() -> Machine:
-    """Its GPUs, if it has any, else its memory."""
-    import torch  # takes seconds
-
-    if torch.cuda.is_available():
-        memory = min(
-            torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())
-        )
-        return Machine(torch.cuda.get_device_name(0), torch.cuda.device_count(), memory)
-    return Machine("CPU", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from server.commands.serve import settings_or_exit
+from server.fitting import GIB, Machine, misfits, this_machine
 from server.reading import PREFIX, SettingsInvalid, read_settings, unknown_variables
 from server.settings import DEMO_BUNDLE, Settings
 
@@ -24,6 +25,10 @@ def config(
     check: Annotated[
         bool, typer.Option("--check", help="Only say what is wrong; exit code 2 if anything is.")
     ] = False,
+    gpu_gib: Annotated[
+        float | None,
+        typer.Option(help="With --check: for devices of this much memory, not for this machine's.", min=0.1),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print all settings as a table.")] = False,
     write: Annotated[
         Path | None, typer.Option(help="Put that table into this file, between its marks.")
@@ -35,15 +40,15 @@ def config(
     elif markdown:
         typer.echo(as_table(Settings))
     elif check:
-        _check(file)
+        _check(file, gpu_gib)
     else:
         typer.echo(as_toml(settings_or_exit(config=file)))
 
 
-def _check(file: Path | None) -> None:
+def _check(file: Path | None, gpu_gib: float | None) -> None:
     faults = unknown_variables()
     try:
-        read_settings(config=file)
+        faults += _misfits(read_settings(config=file), gpu_gib)
     except SettingsInvalid as error:
         faults = [*error.faults, *faults]
     for fault in faults:
@@ -51,6 +56,15 @@ def _check(file: Path | None) -> None:
     if faults:
         raise typer.Exit(2)
     typer.echo("the settings are right")
+
+
+def _misfits(settings: Settings, gpu_gib: float | None) -> list[str]:
+    """Whether the bundle fits; what of it is asked for elsewhere may not be here to be looked at."""
+    if not settings.bundle.exists():
+        typer.echo(f"{settings.bundle} is not here: whether it fits was not looked at", err=True)
+        return []
+    machine = Machine("as told", 1, int(gpu_gib * GIB)) if gpu_gib else this_machine()
+    return misfits(settings, machine)
 
 
 def as_toml(model: BaseModel, table: str = "") -> str:

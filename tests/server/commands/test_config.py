@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from engines.bundles import Bundle
+from engines.bundles.requirements import requirements
 from server.admission.keys import new_key
 from server.cli import app
 from server.commands.config import as_table, as_toml, with_table
+from server.fitting import GIB, Machine, misfits
 from server.reading import SettingsInvalid, read_settings, unknown_variables, variables
 from server.settings import Settings
+from tests.tiny_bundle import build_tiny_bundle
 
 README = Path(__file__).parents[3] / "README.md"
 RUN = CliRunner()
@@ -146,3 +150,39 @@ def test_nobody_listens_beyond_this_machine_without_keys(given: dict[str, object
         return
     with pytest.raises(SettingsInvalid, match="can be reached from elsewhere"):
         read_settings(**given)
+
+
+def test_a_bundle_that_does_not_fit_is_said(tmp_path: Path) -> None:
+    tiny, path = build_tiny_bundle(tmp_path / "bundle"), tmp_path / "r2sm.toml"
+    needs = requirements(Bundle.load(tiny))
+
+    def check(settings: str, gib: float) -> str:
+        path.write_text(f'bundle = "{tiny}"\n{settings}')
+        result = RUN.invoke(app, ["config", "--config", str(path), "--check", "--gpu-gib", str(gib)])
+        assert result.exit_code == (0 if "are right" in result.output else 2)
+        return result.output
+
+    assert "are right" in check("", 8)
+    assert "vllm.tensor_parallel_size: 3 does not divide" in check("[vllm]\ntensor_parallel_size = 3", 8)
+    assert "are right" in check("[vllm]\ntensor_parallel_size = 4", 8)
+    share = needs.server() / (8 * GIB)
+    assert "vllm.memory_share" in check(f"[vllm]\nmemory_share = {share * 0.9:.9f}", 8)
+    assert "are right" in check(f"[vllm]\nmemory_share = {share * 1.1:.9f}", 8)
+    (tiny / "bundle.json").write_text("{}")
+    assert "bundle: " in check("", 8)
+
+
+def test_a_bundle_larger_than_the_memory_is_said(tmp_path: Path) -> None:
+    tiny = build_tiny_bundle(tmp_path / "bundle")
+    least = requirements(Bundle.load(tiny)).least()
+    fits, too_small = (Machine("toaster", 1, least + more) for more in (1, -1))
+    assert misfits(read_settings(bundle=tiny), fits) == []
+    assert ["toaster" in fault for fault in misfits(read_settings(bundle=tiny), too_small)] == [True]
+
+
+def test_a_bundle_that_is_elsewhere_is_not_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "r2sm.toml"
+    path.write_text('bundle = "/nowhere/bundle"')
+    result = RUN.invoke(app, ["config", "--config", str(path), "--check"])
+    assert result.exit_code == 0
+    assert "was not looked at" in result.output

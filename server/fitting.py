@@ -1,0 +1,64 @@
+"""Whether a bundle can be served as the settings say: by a machine's memory, over so many devices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from engines.bundles import Bundle
+from engines.bundles.requirements import Requirements, requirements
+from engines.errors import BundleError
+from server.settings import Settings
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a bundle would be served: so many equal devices with `memory` bytes each."""
+
+    name: str
+    devices: int
+    memory: int
+
+
+def this_machine() -> Machine:
+    """Its GPUs, if it has any, else its memory, which can be shared by any number of processes."""
+    import torch  # takes seconds
+
+    if torch.cuda.is_available():
+        memory = min(
+            torch.cuda.get_device_properties(n).total_memory for n in range(torch.cuda.device_count())
+        )
+        return Machine(torch.cuda.get_device_name(0), torch.cuda.device_count(), memory)
+    return Machine("CPU", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def misfits(settings: Settings, machine: Machine) -> list[str]:
+    """What keeps `machine` from serving the settings' bundle as they say, a sentence each; digests are not compared."""
+    try:
+        needs = requirements(Bundle.load(settings.bundle, verify=False))
+    except BundleError as error:
+        return [f"bundle: {error}"]
+    return [*_heads(settings, needs), *_memory(settings, needs, machine)]
+
+
+def _heads(settings: Settings, needs: Requirements) -> list[str]:
+    size = settings.vllm.tensor_parallel_size
+    if size in needs.parallel:
+        return []
+    fitting = ", ".join(map(str, needs.parallel))
+    return [f"vllm.tensor_parallel_size: {size} does not divide the language model's heads; {fitting} do"]
+
+
+def _memory(settings: Settings, needs: Requirements, machine: Machine) -> list[str]:
+    size, share = settings.vllm.tensor_parallel_size, settings.vllm.memory_share
+    least, server = needs.least(size), needs.server(size)
+    told = f"{machine.memory / GIB:.1f} GiB ({machine.name})"
+    if least > machine.memory:
+        return [f"bundle: it takes at least {least / GIB:.1f} GiB of each device's memory, which is {told}"]
+    if share is not None and server > share * machine.memory:
+        return [
+            f"vllm.memory_share: a server takes at least {server / GIB:.1f} GiB, more than {share:g} of {told}"
+        ]
+    return []
