@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from engines.errors import DeadlineExceeded
@@ -27,6 +29,18 @@ class Deadline:
         if left <= 0:
             raise self.exceeded()
         return left
+
+    @asynccontextmanager
+    async def bound(self) -> AsyncIterator[None]:
+        """What runs inside ends with it. Raises `DeadlineExceeded` then."""
+        timeout = asyncio.timeout_at(self.at)
+        try:
+            async with timeout:
+                yield
+        except TimeoutError as error:
+            if timeout.expired():
+                raise self.exceeded() from error
+            raise
 
     def elapsed(self) -> float:
         """Seconds since the request came."""

@@ -146,6 +146,10 @@ class Embeddings:
             if token is not None:
                 shared.level.give_up(key, token)
             raise
+        if not self._cache.wanted(image.digest):
+            if token is not None:
+                shared.level.give_up(key, token)
+            return embedding
         shared.level.publish(key, partial(encode, embedding.values, shared.encoder.fingerprint), token)
         return embedding
 

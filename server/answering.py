@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from engines.deadline import Deadline
 from engines.pipeline import LoadImage
 from server.admission import Caller
 from server.collect import collect
@@ -14,18 +15,17 @@ from server.services import Services
 
 @asynccontextmanager
 async def answered(
-    options: SegmentOptions, load: LoadImage, services: Services, caller: Caller
+    options: SegmentOptions, load: LoadImage, deadline: Deadline, services: Services, caller: Caller
 ) -> AsyncIterator[SegmentResponse]:
     """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise."""
-    deadline = services.deadline(options)
     events = services.pipeline.segment(options.to_request(), load, deadline)
     async with services.admission.turn(deadline, caller.priority), aclosing(events):
         yield await collect(events, services.model.id, options.include)
 
 
 async def answer(
-    options: SegmentOptions, load: LoadImage, services: Services, caller: Caller
+    options: SegmentOptions, load: LoadImage, deadline: Deadline, services: Services, caller: Caller
 ) -> SegmentResponse:
     """The response, its turn over. Raises what `answered` raises."""
-    async with answered(options, load, services, caller) as response:
+    async with answered(options, load, deadline, services, caller) as response:
         return response

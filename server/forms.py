@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Set
 from dataclasses import asdict
 
@@ -20,6 +21,8 @@ from server.schemas import CocoIds, CocoResult, Extra, MaskInfo, SegmentResponse
 
 FORMS: frozenset[Extra] = frozenset({"polygon", "png"})
 PNG_LEVEL = 3  # zlib's; masks are nearly as small as with 9
+_DRAWING = threading.BoundedSemaphore(2)
+"""Of the largest images each drawing takes hundreds of megabytes."""
 
 
 def mask_info(mask: MaskReady, include: Set[Extra]) -> MaskInfo:
@@ -27,13 +30,14 @@ def mask_info(mask: MaskReady, include: Set[Extra]) -> MaskInfo:
     info = MaskInfo(**asdict(mask))
     if not include & FORMS:
         return info
-    pixels = masks.decode(mask.rle)
-    return info.model_copy(
-        update={
-            "polygon": polygons(pixels) if "polygon" in include else None,
-            "png_base64": base64.b64encode(_png(pixels)).decode("ascii") if "png" in include else None,
-        }
-    )
+    with _DRAWING:
+        pixels = masks.decode(mask.rle)
+        return info.model_copy(
+            update={
+                "polygon": polygons(pixels) if "polygon" in include else None,
+                "png_base64": base64.b64encode(_png(pixels)).decode("ascii") if "png" in include else None,
+            }
+        )
 
 
 def polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
@@ -42,8 +46,12 @@ def polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
     Outlines are taken at three times the size, where a pixel has corners, and brought back: filled again as
     pycocotools does, they give the mask, but for its holes.
     """
-    thrice = np.repeat(np.repeat(np.ascontiguousarray(mask).view(np.uint8), 3, axis=0), 3, axis=1)
-    outlines, _ = cv2.findContours(thrice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    cut = np.ascontiguousarray(mask[top : top + height, left : left + width]).view(np.uint8)
+    thrice = np.repeat(np.repeat(cut, 3, axis=0), 3, axis=1)
+    outlines, _ = cv2.findContours(
+        thrice, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(3 * left, 3 * top)
+    )
     return [((outline.reshape(-1) + 0.5) / 3).round(2).tolist() for outline in outlines]
 
 
@@ -65,7 +73,8 @@ def coco_results(response: SegmentResponse, ids: CocoIds | None) -> list[CocoRes
 def overlay_png(data: bytes, limits: ImageLimits, response: SegmentResponse) -> bytes:
     """The masks over the image file `data`, as a PNG. Blocking."""
     buffer = io.BytesIO()
-    draw_overlay(decode(data, limits), response).save(buffer, "PNG", compress_level=PNG_LEVEL)
+    with _DRAWING:
+        draw_overlay(decode(data, limits), response).save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

@@ -11,7 +11,7 @@ from engines.cache.codec import BadValue
 from engines.cache.memory import MemoryLevel
 from engines.cache.observer import CacheObserver, CountingObserver
 from server.cache.redis_level import RedisLevel
-from server.errors import NO_SUCH_IMAGE, RequestRejected
+from server.errors import NO_SUCH_IMAGE, NOT_FORGOTTEN, RequestRejected
 from server.schemas import FieldFault
 from server.stored_image import GONE, StoredImage
 
@@ -56,7 +56,9 @@ class ImageStore:
         image = StoredImage(id, data, width, height, self._clock() + self._seconds)
         self._memory.put(id, image)
         if self._shared is not None:
-            await self._shared.put(_key(id), image.encoded(), self._seconds)
+            key = _key(id)
+            if not await self._shared.put(key, image.encoded(), self._seconds):
+                await self._shared.discard(key)  # where it may have been marked as deleted
         return image
 
     async def get(self, id: str) -> StoredImage:
@@ -69,10 +71,20 @@ class ImageStore:
         return image
 
     async def discard(self, id: str) -> None:
-        """Forget an image, if it is known; a mark in its place tells the other replicas."""
+        """Forget an image, if it is known; a mark in its place tells the other replicas.
+
+        Raises `RequestRejected` where nothing could be put in its place: others may still know it.
+        """
         self._memory.discard(id)
-        if self._shared is not None and ID.fullmatch(id):
-            await self._shared.put(_key(id), GONE, self._seconds)
+        if self._shared is None or not ID.fullmatch(id):
+            return
+        key = _key(id)
+        if not await self._shared.put(key, GONE, self._seconds) and not await self._shared.discard(key):
+            raise RequestRejected(
+                NOT_FORGOTTEN,
+                "Redis cannot be reached; other replicas may still know the image",
+                retry_after=2,
+            )
 
     async def _remembered(self, id: str) -> StoredImage | None:
         image = self._memory.get(id)

@@ -47,21 +47,27 @@ class Readiness:
         self._troubles = dict(troubles or {})
         self._vision = Check("vision", False, "not warm yet")
         self._request = Check("warm_up", False, "no request has passed yet")
+        self._asking: asyncio.Task[list[Check]] | None = None
 
     async def warm_up(self) -> None:
-        """Warm the vision engine, then try requests until one passes. Raises what `warm_vision` raises."""
-        await self._warm_vision()
-        self._vision = Check("vision", True)
-        while True:
-            if all(role.ready for role in await self._roles()):
-                self._request = await self._try()
-                if self._request.ready:
-                    logger.info("ready: a warm-up request has passed")
-                    return
-            await asyncio.sleep(RETRY_SECONDS)
+        """Try the vision engine until it works, then requests until one passes."""
+        while not (self._vision.ready and self._request.ready):
+            if not self._vision.ready:
+                self._vision = await _tried("vision", self._warm_vision)
+            elif all(role.ready for role in await self._roles()):
+                self._request = await _tried("warm_up", self._try_request)
+            if not (self._vision.ready and self._request.ready):
+                await asyncio.sleep(RETRY_SECONDS)
+        logger.info("ready: a warm-up request has passed")
 
     async def checks(self) -> list[Check]:
-        """Every check as it stands now; asks both vLLM servers, and what requests go on without."""
+        """Every check as it stands now; who asks at the same time gets the same answer."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> list[Check]:
+        """Asks both vLLM servers, and what requests go on without."""
         return [*await self._roles(), self._vision, self._request, *await self._beside()]
 
     async def _roles(self) -> list[Check]:
@@ -71,10 +77,13 @@ class Readiness:
         said = {name: await trouble() for name, trouble in self._troubles.items()}
         return [Check(name, not trouble, trouble, vital=False) for name, trouble in said.items()]
 
-    async def _try(self) -> Check:
-        try:
-            await self._try_request()
-        except EngineError as error:
-            logger.warning("the warm-up request failed: %s: %s", type(error).__name__, error)
-            return Check("warm_up", False, f"the last try ended in {type(error).__name__}")
-        return Check("warm_up", True)
+
+async def _tried(name: str, attempt: Callable[[], Awaitable[None]]) -> Check:
+    """What came of one attempt. Whatever it ended in, the next may pass: a machine that loads models lacks much."""
+    try:
+        await attempt()
+    except Exception as error:
+        unexpected = not isinstance(error, EngineError)
+        logger.warning("%s: %s: %s", name, type(error).__name__, error, exc_info=unexpected)
+        return Check(name, False, f"the last try ended in {type(error).__name__}")
+    return Check(name, True)

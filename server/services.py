@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
@@ -41,8 +40,6 @@ from server.uploads import UploadLimits
 WARM_UP_SECONDS = 60.0
 LAST_EVENTS_SECONDS = 5.0
 """How long a stopping server waits for WebSockets' clients to take their last events."""
-
-logger = logging.getLogger(__name__)
 
 
 class MllmWithHealth(Mllm, Protocol):
@@ -169,7 +166,11 @@ async def _place(caller: CurrentCaller, services: CurrentServices) -> AsyncItera
         yield
 
 
-KEYED, IN_PLACE = Depends(_identify), Depends(_place)
+async def _charge(caller: CurrentCaller, services: CurrentServices) -> None:
+    await services.callers.charge(caller)
+
+
+KEYED, CHARGED, IN_PLACE = Depends(_identify), Depends(_charge), Depends(_place)
 
 
 @asynccontextmanager
@@ -230,7 +231,6 @@ async def open_services(
                 metrics_local=settings.metrics == "local",
             )
             warming = asyncio.create_task(services.readiness.warm_up())
-            warming.add_done_callback(_log_failure)
             try:
                 yield services
             finally:
@@ -253,8 +253,3 @@ async def _try_request(pipeline: Pipeline, engines: Engines) -> None:
     async with aclosing(pipeline.segment(request, load, Deadline.after(WARM_UP_SECONDS))) as events:
         async for _ in events:
             pass
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("the warm-up failed for good; the server will never be ready", exc_info=error)

@@ -53,7 +53,9 @@ class Telling:
             services.pipeline.segment(self.options.to_request(), self.load, deadline)
         ) as events:
             async for event in events:
-                await _in_time(put(await self.narrator.tell(event)), deadline)
+                told = await self.narrator.tell(event)
+                async with deadline.bound():  # a reader that is slow keeps its turn no longer
+                    await put(told)
 
 
 class EventStream(Response):
@@ -125,15 +127,6 @@ class EventStream(Response):
 def as_sse(letter: Letter) -> bytes:
     """An event in the format of server-sent events: its type and its JSON."""
     return f"event: {letter.type}\ndata: {letter.text}\n\n".encode()
-
-
-async def _in_time(putting: Awaitable[None], deadline: Deadline) -> None:
-    """A reader that is slow keeps its turn no longer than its deadline. Raises `DeadlineExceeded`."""
-    try:
-        async with asyncio.timeout_at(deadline.at):
-            await putting
-    except TimeoutError as error:
-        raise deadline.exceeded() from error
 
 
 async def _left(receive: Receive) -> None:

@@ -52,8 +52,8 @@ class SharedLevel(Protocol):
         """Begin to give a lease back without a value."""
         ...
 
-    async def discard(self, key: str) -> None:
-        """Forget a value."""
+    async def discard(self, key: str) -> bool:
+        """Forget a value; whether that worked."""
         ...
 
 

@@ -67,9 +67,15 @@ class SingleFlightCache(Generic[Value]):
             self.counts.joined += 1
         return await self._wait(key, flight)
 
+    def wanted(self, key: str) -> bool:
+        """Asked where a value is being made: whether it will be remembered, not discarded meanwhile."""
+        flight = self._flights.get(key)
+        return flight is not None and flight.task is asyncio.current_task()
+
     def discard(self, key: str) -> None:
-        """Forget the value of `key`, if it is known; one in the making goes on."""
+        """Forget the value of `key`. One in the making goes on for those who wait, and is not remembered."""
         self._memory.discard(key)
+        self._flights.pop(key, None)
 
     async def aclose(self) -> None:
         """Cancel what is in the making and forget everything."""
@@ -93,5 +99,6 @@ class SingleFlightCache(Generic[Value]):
 
     async def _make(self, key: str, make: Callable[[], Awaitable[Value]]) -> Value:
         value = await make()
-        self._memory.put(key, value)
+        if self.wanted(key):
+            self._memory.put(key, value)
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import httpx
@@ -24,6 +24,8 @@ HEALTH_SECONDS = 2.0
 KNOWN_IMAGES = 4096
 DROPPED = frozenset({400, 500, 503})
 """How vLLM answers about an image that it no longer has: its front end with 400, its engine as a failure of its own."""
+MISLAID = frozenset({503})
+"""How its engine fails that never got an image its front end remembers: an earlier request was broken off between."""
 LAST_LINE = "data: [DONE]"
 LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
 """What vLLM names when a request does not fit into the model's context."""
@@ -33,13 +35,18 @@ class RequestRefused(MllmUnavailable):
     """The server is well but refuses this very request; another one would, too."""
 
 
+class _FailedInside(MllmUnavailable):
+    """The server failed in an answer that it had begun; perhaps for want of the image, as with `DROPPED`."""
+
+
 class VllmRole:
     """One vLLM server with one role, ``reason`` or ``concentrate``.
 
     Every call raises MllmUnavailable when the server cannot be reached, fails or refuses, DeadlineExceeded at
     `deadline` (the event loop's clock, seconds), and InvalidInput when the text is too long for the model.
-    An image the server has seen is sent by name only; should the server have dropped it, the call is repeated
-    with the data. `headers` gives what goes along with a call that is about to be made.
+    An image the server has seen is sent by name only; should the server have dropped it, or fail as if it had,
+    the call is repeated with the data once, while nothing has been yielded. `headers` gives what goes along with a
+    call that is about to be made.
     """
 
     def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -66,6 +73,22 @@ class VllmRole:
 
     async def stream(self, request: Generation, deadline: float) -> AsyncGenerator[ChatChunk]:
         """Send a request and yield its events; closing the generator makes the server abort the request."""
+        begun = False
+        try:
+            async with aclosing(self._events(request, deadline)) as chunks:
+                async for chunk in chunks:
+                    begun = True
+                    yield chunk
+            return
+        except _FailedInside:
+            if begun:
+                raise
+            self._known.discard(request.image.digest)
+        async with aclosing(self._events(request, deadline)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _events(self, request: Generation, deadline: float) -> AsyncGenerator[ChatChunk]:
         async with self._edge(deadline):
             response = await self._send(request, stream=True)
         finished = False
@@ -98,7 +121,7 @@ class VllmRole:
     async def _send(self, request: Generation | Pooling, *, stream: bool) -> httpx.Response:
         named = request.image.digest in self._known
         response = await self._post(request, with_data=not named, stream=stream)
-        if named and response.status_code in DROPPED:
+        if response.status_code in (DROPPED if named else MISLAID):
             self._known.discard(request.image.digest)
             await response.aclose()
             response = await self._post(request, with_data=True, stream=stream)
@@ -119,7 +142,7 @@ class VllmRole:
             return None
         chunk = ChatChunk.model_validate_json(line.removeprefix("data: "))
         if chunk.error is not None:
-            raise MllmUnavailable(f"the {self.name} server failed: {chunk.error.message}")
+            raise _FailedInside(f"the {self.name} server failed: {chunk.error.message}")
         return chunk
 
     def _refused(self, status: int, content: bytes) -> MllmUnavailable | InvalidInput:

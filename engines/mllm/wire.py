@@ -6,11 +6,11 @@ import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from engines.mllm.image import MllmImage
 
@@ -168,10 +168,15 @@ class ChatChunk(BaseModel):
         return bool(self.choices) and self.choices[0].finish_reason is not None
 
 
+def _state(text: str) -> NDArray[np.float32]:
+    """A state that came as float32 in base64. Raises ValueError."""
+    return np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+
+
 class _Embedding(BaseModel):
     index: int
     object: Literal["embedding"]
-    embedding: str
+    embedding: Annotated[Any, BeforeValidator(_state)]
 
 
 class PoolingAnswer(BaseModel):
@@ -182,4 +187,10 @@ class PoolingAnswer(BaseModel):
     def vectors(self) -> NDArray[np.float32]:
         """The last tokens' states, float32 [K, D], in the batch's order."""
         rows = sorted(self.data, key=lambda row: row.index)
-        return np.stack([np.frombuffer(base64.b64decode(row.embedding), dtype="<f4") for row in rows])
+        return np.stack([row.embedding for row in rows])
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if len({row.embedding.size for row in self.data}) > 1:
+            raise ValueError("the states have different lengths")
+        return self

@@ -145,10 +145,10 @@ class RedisLevel:
         """Begin to give a lease back without a value."""
         self._begin(self._give_back(key, token))
 
-    async def discard(self, key: str) -> None:
-        """Forget a value."""
+    async def discard(self, key: str) -> bool:
+        """Forget a value; whether that worked."""
         where = value_key(self._prefix, key)
-        await self._ask(lambda: self._redis.delete(where))
+        return await self._ask(lambda: self._redis.delete(where)) is not None
 
     async def trouble(self) -> str:
         """Why the level is not of full use now; empty if it is. Asks Redis, unless a breaker forbids it."""

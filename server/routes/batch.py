@@ -6,6 +6,7 @@ import asyncio
 
 from fastapi import APIRouter, Request
 
+from engines.deadline import Deadline
 from engines.images import PreparedImage
 from server.admission import Caller
 from server.answering import answer
@@ -39,21 +40,26 @@ async def batch(request: Request, services: CurrentServices, caller: CurrentCall
 
 
 async def _answer_all(body: BatchBody, services: Services, caller: Caller) -> BatchResponse:
-    async with services.admission.bounded():
+    deadlines = [services.deadline(options) for options in body.requests]
+    async with services.admission.bounded(), max(deadlines, key=lambda deadline: deadline.at).bound():
         image = await services.sources.load(body.image)
+    asked = zip(body.requests, deadlines, strict=True)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_answer(options, image, services, caller)) for options in body.requests]
+        tasks = [
+            group.create_task(_answer(options, image, deadline, services, caller))
+            for options, deadline in asked
+        ]
     return BatchResponse(results=[task.result() for task in tasks])
 
 
 async def _answer(
-    options: SegmentOptions, image: PreparedImage, services: Services, caller: Caller
+    options: SegmentOptions, image: PreparedImage, deadline: Deadline, services: Services, caller: Caller
 ) -> BatchResult:
     async def load() -> PreparedImage:
         return image
 
     try:
-        return BatchResult(status=200, response=await answer(options, load, services, caller))
+        return BatchResult(status=200, response=await answer(options, load, deadline, services, caller))
     except Exception as error:
         problem = problem_of(error, "batch")
         return BatchResult(status=problem.status, problem=problem)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from server.errors import NOT_FORGOTTEN
 from server.openapi import IMAGE_BODY, problems
 from server.schemas import StoredImageInfo
-from server.services import IN_PLACE, KEYED, CurrentServices
+from server.services import CHARGED, IN_PLACE, KEYED, CurrentServices
 from server.stored_image import StoredImage
 from server.uploads import read_image
 
@@ -33,14 +34,16 @@ async def upload(request: Request, response: Response, services: CurrentServices
     return _info(stored)
 
 
-@router.get("/{id}", responses=problems(401, 404))
-@router.head("/{id}", responses=problems(401, 404))
+@router.get("/{id}", responses=problems(401, 404, 429), dependencies=[CHARGED])
+@router.head("/{id}", responses=problems(401, 404, 429), dependencies=[CHARGED])
 async def find(id: str, services: CurrentServices) -> StoredImageInfo:
     """What is known of an uploaded image."""
     return _info(await services.sources.find(id))
 
 
-@router.delete("/{id}", status_code=204, responses=problems(401, 404))
+@router.delete(
+    "/{id}", status_code=204, responses=problems(NOT_FORGOTTEN, 401, 404, 429), dependencies=[CHARGED]
+)
 async def delete(id: str, services: CurrentServices) -> None:
     """Forget an uploaded image and everything that was made of it."""
     await services.sources.delete(id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, WebSocket
 
+from engines.deadline import Deadline
 from engines.errors import Overloaded
 from engines.images import PreparedImage
 from server.accept import preferred
@@ -45,8 +47,11 @@ async def segment(request: Request, services: CurrentServices, caller: CurrentCa
     form = preferred(request.headers.get("accept", ""), (JSON, EVENT_STREAM, PNG, COCO))
     async with services.admission.bounded():
         upload = await read_upload(request, services.upload_limits)
+    deadline = services.deadline(upload.options)
     if form == PNG:
-        return Response(await unless_left(request, _overlay(upload, services, caller)), media_type=PNG)
+        return Response(
+            await unless_left(request, _overlay(upload, deadline, services, caller)), media_type=PNG
+        )
 
     async def load() -> PreparedImage:
         return await services.sources.load(upload.image)
@@ -54,18 +59,22 @@ async def segment(request: Request, services: CurrentServices, caller: CurrentCa
     if form == EVENT_STREAM:
         narrator = Narrator(f"seg_{uuid.uuid4().hex}", services.model.id, upload.options.include)
         return EventStream(Telling(upload.options, load, caller, narrator), services)
-    response = await unless_left(request, answer(upload.options, load, services, caller))
+    response = await unless_left(request, answer(upload.options, load, deadline, services, caller))
     if form == COCO:
         results = coco_results(response, upload.options.coco)
         return Response(CocoResults(results).model_dump_json(), media_type=COCO)
     return Response(response.model_dump_json(), media_type=JSON)
 
 
-async def _overlay(upload: Upload, services: Services, caller: Caller) -> bytes:
+async def _overlay(upload: Upload, deadline: Deadline, services: Services, caller: Caller) -> bytes:
     """The file is read once, wherever it is: to be asked about and to be drawn on, both in the request's turn."""
-    async with services.admission.bounded():
+    async with services.admission.bounded(), deadline.bound():
         data = await services.sources.read(upload.image)
-    async with answered(upload.options, lambda: services.sources.load(data), services, caller) as response:
+
+    async def load() -> PreparedImage:
+        return await services.sources.load(data)
+
+    async with answered(upload.options, load, deadline, services, caller) as response:
         return await asyncio.to_thread(overlay_png, data, services.upload_limits.image, response)
 
 
@@ -74,6 +83,9 @@ async def stream(socket: WebSocket, services: CurrentServices) -> None:
     """Requests, cancels and pings as text frames, images as binary ones; events as text frames."""
     offered = socket.scope["subprotocols"]
     await socket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+    if not services.callers.closed and _from_another_site(socket):
+        await socket.close(POLICY, "a page of another site may not ask where no key is asked for")
+        return
     try:
         caller = services.callers.identify(socket)
         async with services.sockets.place():
@@ -82,3 +94,9 @@ async def stream(socket: WebSocket, services: CurrentServices) -> None:
         await socket.close(TRY_AGAIN_LATER if refusal.kind is DRAINING else POLICY, str(refusal))
     except Overloaded:
         await socket.close(TRY_AGAIN_LATER, "too many connections are open")
+
+
+def _from_another_site(socket: WebSocket) -> bool:
+    """Whether a browser says that it asks for a page from elsewhere: WebSockets know no other protection."""
+    origin = socket.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != socket.headers.get("host")

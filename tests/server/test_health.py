@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from engines.errors import VisionFailed
+from engines.mllm.results import RoleHealth
+from server.readiness import Readiness
 from server.schemas import SegmentBody
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.stand_ins import ScriptedMllm
@@ -55,6 +58,44 @@ async def test_not_ready_while_a_server_is_down(gateway: Gateway) -> None:
     assert await missing(gateway) == {"mllm.reason"}
     gateway.mllm.healthy = True
     assert (await gateway.client.get("/readyz")).status_code == 200
+
+
+async def test_who_asks_at_once_is_answered_by_one_look() -> None:
+    looks = 0
+
+    async def health() -> tuple[RoleHealth, ...]:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.01)
+        return (RoleHealth("reason", True),)
+
+    async def passes() -> None: ...
+
+    readiness = Readiness(passes, passes, health)
+    first = asyncio.create_task(readiness.checks())
+    answers = asyncio.gather(*(readiness.checks() for _ in range(100)))
+    await asyncio.sleep(0)
+    first.cancel()  # who leaves takes nothing from the others
+    assert len(await answers) == 100
+    assert looks == 1
+    await readiness.checks()
+    assert looks == 2
+
+
+async def test_whatever_a_warm_up_ends_in_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.0)
+    failures: list[Exception] = [MemoryError(), RuntimeError("allocation"), VisionFailed("cold")]
+
+    async def fails_at_first() -> None:
+        if failures:
+            raise failures.pop()
+
+    async def health() -> tuple[RoleHealth, ...]:
+        return (RoleHealth("reason", True),)
+
+    readiness = Readiness(fails_at_first, fails_at_first, health)
+    await readiness.warm_up()
+    assert all(check.ready for check in await readiness.checks())
 
 
 async def test_models(gateway: Gateway) -> None:

@@ -11,7 +11,7 @@ import pytest
 from server.settings import Settings
 from tests.redis_fixture import RedisServer, slow_path
 from tests.server.conftest import Gateway, OpenGateway, photo
-from tests.server.replicas import Replicas, by_id, masks, open_replicas, ready, until_ready, upload
+from tests.server.replicas import ID, Replicas, by_id, masks, open_replicas, ready, until_ready, upload
 from tests.waiting import until
 
 
@@ -52,7 +52,11 @@ async def test_a_full_redis_does_no_harm(replicas: Replicas) -> None:
         store.config_set("maxmemory", 1)
         for number in range(3):
             await masks(replicas.a, photo((90 + number, 80)))
-        await upload(replicas.a)
+        for _ in range(2):  # what was deleted can be brought back
+            await upload(replicas.a)
+            await by_id(replicas.a)
+            assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 204
+            await by_id(replicas.a, status=404)
         assert await masks(replicas.b) == expected
         status, reasons = await ready(replicas.a)
         assert (status, "memory is full" in reasons) == ("degraded", True)
@@ -67,6 +71,16 @@ async def slow_gateway(redis: RedisServer, open_gateway: OpenGateway) -> AsyncIt
         path.delay = 1.0
         async with open_gateway(redis_url=path.url) as gateway:
             yield gateway
+
+
+async def test_an_image_that_cannot_be_forgotten_everywhere_is_no_204(replicas: Replicas) -> None:
+    await upload(replicas.a)
+    replicas.redis.stop()
+    response = await replicas.a.client.delete(f"/v1/images/{ID}")
+    assert (response.status_code, response.json()["type"]) == (503, "urn:r2sm:problem:image-not-forgotten")
+    assert int(response.headers["retry-after"]) > 0
+    replicas.redis.start()
+    await until_ready(replicas.a)
 
 
 async def test_a_slow_redis_is_given_up_soon(redis: RedisServer, open_gateway: OpenGateway) -> None:

@@ -229,6 +229,15 @@ async def test_too_many_connections_are_1013(open_gateway: OpenGateway) -> None:
             await works(third, "a")
 
 
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null"])
+async def test_a_page_of_another_site_may_not_ask(gateway: Gateway, origin: str) -> None:
+    async with connect(gateway.app, {"origin": origin, "host": "gateway:8000"}) as socket:
+        assert await socket.closed() == 1008
+        await socket.peer.ended()
+    async with connect(gateway.app, {"origin": "http://gateway:8000", "host": "gateway:8000"}) as socket:
+        await works(socket, "a")
+
+
 async def test_a_client_that_vanishes_stops_its_work(gateway: Gateway) -> None:
     gateway.mllm.hanging = {"reason"}
     async with connect(gateway.app) as socket:

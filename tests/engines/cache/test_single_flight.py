@@ -143,3 +143,17 @@ async def test_any_order_of_asking_and_leaving(asks: list[tuple[int, bool]], cap
     for (key, leaves, _), outcome in zip(tasks, outcomes, strict=True):
         assert outcome == key or (leaves and isinstance(outcome, asyncio.CancelledError))
     assert cache.nbytes <= capacity * KIB
+
+
+async def test_what_is_discarded_in_the_making_is_not_remembered() -> None:
+    cache, make = fresh()
+    first = asyncio.create_task(get(cache, make, "1"))
+    await make.began.wait()
+    cache.discard("1")
+    second = asyncio.create_task(get(cache, make, "1"))
+    await asyncio.sleep(0)
+    make.gate.set()
+    assert (await first, await second) == (1, 1)
+    assert make.calls == {"1": 2}, "who asks afterwards gets one of his own"
+    assert await get(cache, make, "1") == 1
+    assert (make.calls["1"], cache.nbytes) == (2, KIB)

@@ -173,14 +173,14 @@ def test_torch_is_there_by_name(vision_dir: Path) -> None:
 
 
 def test_tensorrt_is_refused_by_name(vision_dir: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"TensorRT.*pip install 'r2sm-server\[cpu\]'"):
+    with pytest.raises(BackendUnavailable, match=r"TensorRT.*pip install '.\[cpu\]'"):
         open_runtime("tensorrt", vision_dir)
 
 
 def test_a_missing_package_is_named(vision_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.vision.runtimes.find_spec", lambda name: None)
 
-    with pytest.raises(BackendUnavailable, match=r"package openvino: pip install 'r2sm-server\[cpu\]'"):
+    with pytest.raises(BackendUnavailable, match=r"package openvino: pip install '.\[cpu\]'"):
         open_runtime("openvino", vision_dir)
 
 

@@ -12,6 +12,7 @@ from engines.bundles import Bundle
 from engines.bundles.requirements import requirements
 from server.cli import app
 from server.commands import bundle as command
+from server.fitting import Machine
 from tests.tiny_bundle import build_tiny_bundle
 
 
@@ -46,11 +47,11 @@ def test_a_whole_bundle_is_described(bundle: Path) -> None:
 
 
 def test_a_machine_too_small_is_said_to_be(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "this_machine", lambda: command.Machine("a toaster", 4, 100_000))
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("a toaster", 4, 100_000))
     assert "cannot serve it (a toaster, 4 × 0.0 GiB)" in check(str(bundle), "--no-verify")[1]
     needs = requirements(Bundle.load(bundle))
     room = needs.least(2) + 1
-    monkeypatch.setattr(command, "this_machine", lambda: command.Machine("two", 2, room))
+    monkeypatch.setattr(command, "this_machine", lambda: Machine("two", 2, room))
     assert "with --tensor-parallel-size 2" in check(str(bundle), "--no-verify")[1]
 
 
