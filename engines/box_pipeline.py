@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from engines.errors import MllmUnavailable
 from engines.events import DecisionMade, DecisionSource, Done, MaskType, Usage
 from engines.finishing import DecodedMask
 from engines.images import PreparedImage
-from engines.mllm.boxes import Box
+from engines.mllm.boxes import Box, same_objects
 from engines.mllm.results import Decision, ReasoningEnd
 from engines.pipeline import Pipeline, Ticket
 from engines.vision.runtimes.base import DecodeItem, Embedding
@@ -49,9 +49,10 @@ class BoxPipeline(Pipeline):
                 for mask_type in types
             }
             answers = {mask_type: await answer for mask_type, answer in asked.items()}
-            self._tell(ticket, decision, answers)
-            if any(answer.boxes for answer in answers.values()):
-                await self._segment(ticket, image, await encoding, answers)
+            objects = _objects(ticket, {kind: answer.boxes for kind, answer in answers.items()})
+            self._tell(ticket, decision, len(objects))
+            if objects:
+                await self._segment(ticket, image, await encoding, objects)
             else:
                 encoding.cancel()
         ticket.watch.mark("total")
@@ -95,10 +96,9 @@ class BoxPipeline(Pipeline):
             )
         return _Answer(reasoned, boxes)
 
-    def _tell(self, ticket: Ticket, decision: Decision, answers: Mapping[MaskType, _Answer]) -> None:
+    def _tell(self, ticket: Ticket, decision: Decision, objects: int) -> None:
         request = ticket.request
         source: DecisionSource = decision.source if request.forced_type is None else "request"
-        objects = max(len(answer.boxes) for answer in answers.values())
         told = (
             (NO_BOX, objects == 0 and request.objects is not None),
             (NO_HEATMAP, request.heatmap),
@@ -112,15 +112,14 @@ class BoxPipeline(Pipeline):
         ticket: Ticket,
         image: PreparedImage,
         embedding: Embedding,
-        answers: Mapping[MaskType, _Answer],
+        objects: Sequence[Mapping[MaskType, Box]],
     ) -> None:
         """Object by object, modal before amodal, a mask for every box."""
-        most = max(len(answer.boxes) for answer in answers.values())
-        wanted = [(n, kind) for n in range(most) for kind, answer in answers.items() if n < len(answer.boxes)]
-        items = [self._item(ticket, image, embedding, answers[kind].boxes[n]) for n, kind in wanted]
+        wanted = [(n, kind, box) for n, boxes in enumerate(objects) for kind, box in boxes.items()]
+        items = [self._item(ticket, image, embedding, box) for _, _, box in wanted]
         with ticket.watch.stage("decode"):
             decoded = await self._decoder.submit_all(items)
-        masks = [DecodedMask(n, kind, one) for (n, kind), one in zip(wanted, decoded, strict=True)]
+        masks = [DecodedMask(n, kind, one) for (n, kind, _), one in zip(wanted, decoded, strict=True)]
         with ticket.watch.stage("finish"):
             await self._finish(ticket, image, masks)
 
@@ -132,3 +131,10 @@ class BoxPipeline(Pipeline):
         prompt = VisualPrompt(visual.box or pixels, visual.points)
         sparse = prompt.sparse(image.vision.original, image.vision.size)
         return DecodeItem(embedding, None, image.vision.size, sparse)
+
+
+def _objects(ticket: Ticket, boxes: Mapping[MaskType, Sequence[Box]]) -> list[dict[MaskType, Box]]:
+    """Every object's box of each mask type. A request that names a box means what is in it: one object, or none."""
+    objects = same_objects(boxes)
+    own = ticket.request.visual is not None and ticket.request.visual.box is not None
+    return objects[:1] if own else objects

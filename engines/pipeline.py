@@ -293,6 +293,9 @@ class Pipeline:
         with ticket.watch.stage("decode"):
             decoded = await self._decode(ticket, image, embedding, vectors)
         with ticket.watch.stage("finish"):
+            if ticket.request.heatmap and ticket.request.prompt:  # nothing but words gives a heatmap
+                for heatmap in await self._finisher.heatmaps(image.vision, decoded):
+                    ticket.emit(heatmap)
             return await self._finish(ticket, image, decoded)
 
     async def _decode(
@@ -315,9 +318,6 @@ class Pipeline:
         self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
     ) -> list[MaskReady]:
         request = ticket.request
-        if request.heatmap and request.prompt:  # nothing but words gives a heatmap
-            for heatmap in await self._finisher.heatmaps(image.vision, decoded):
-                ticket.emit(heatmap)
         masks = await self._finisher.masks(image.vision, decoded)
         for mask in masks:
             ticket.watch.mark("ttfm")

@@ -8,12 +8,14 @@ from math import prod
 from engines.bundles.bundle import Bundle
 from engines.bundles.checks import read_json, read_shapes
 from engines.bundles.manifest import MLLM, VISION
+from engines.errors import BundleError
 from engines.vision.config import WEIGHTS_FILE
 
 SERVED_BYTES = 2  # of a number of the language model, which runs in bfloat16
 VISION_BYTES = 4  # of one of the vision model
 WORDS = 1024  # tokens for a prompt and the text around it
 MOST_DEVICES = 16
+NAMED_SIZES = ("num_attention_heads", "hidden_size", "num_hidden_layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ def requirements(bundle: Bundle) -> Requirements:
     seen = sum(prod(shape) for shape in read_shapes(bundle.path / VISION / WEIGHTS_FILE).values())
     config = read_json(bundle.mllm_path / "config.json")
     text, sight = config.get("text_config", config), config.get("vision_config", {})
+    if missing := [name for name in NAMED_SIZES if name not in text]:
+        raise BundleError(f"{bundle.mllm_path / 'config.json'}: {missing[0]} is missing")
     heads = text["num_attention_heads"]
     shared = text.get("num_key_value_heads", heads)
     width = text.get("head_dim") or text["hidden_size"] // heads

@@ -18,6 +18,8 @@ IDLE = 1e-3
 """A rate, per second, at which requests do not meet."""
 GROWTH = 1.05
 """Replicas are added one by one, or by this factor where they are many."""
+NO_WAIT = 1e-4
+"""Of the goal's seconds: whoever waits no longer for a replica gains nothing from more of them."""
 PARTS = ("gateway", "reason", "concentrate")
 
 
@@ -91,17 +93,17 @@ def plan(times: StageTimes, work: Work, goal: Goal, gpus: dict[str, int], seed: 
     Raises:
         InvalidInput: a request alone is slower than the goal allows.
     """
-    alone = _first_mask(_simulated(times, work, dict.fromkeys(PARTS, IDLE), seed))
-    if np.quantile(alone, goal.quantile) > goal.slo:
-        raise InvalidInput(
-            f"slo: a request that is alone takes {np.quantile(alone, goal.quantile):.3g} s to its first mask; no number"
-            f" of replicas brings that below {goal.slo:g} s"
-        )
+    alone = _simulated(times, work, dict.fromkeys(PARTS, IDLE), seed)
+    if np.quantile(_first_mask(alone), goal.quantile) > goal.slo:
+        raise _too_slow(alone, goal)
     most = limits(times, work)
     replicas = {name: max(1, math.ceil(goal.rate / (goal.utilisation * most[name]))) for name in PARTS}
     spent = _simulated(times, work, {name: goal.rate / replicas[name] for name in PARTS}, seed)
     while np.quantile(total := _first_mask(spent), goal.quantile) > goal.slo:
-        worst = max(PARTS, key=lambda name: np.quantile(spent[name].sum(axis=1), goal.quantile))
+        waits = {name: _slowest(spent[name], goal) - _slowest(alone[name], goal) for name in PARTS}
+        worst = max(PARTS, key=waits.__getitem__)
+        if waits[worst] < NO_WAIT * goal.slo:
+            raise _too_slow(alone, goal)
         replicas[worst] = max(replicas[worst] + 1, math.floor(replicas[worst] * GROWTH))
         spent |= _simulated(times, work, {worst: goal.rate / replicas[worst]}, seed)
     parts = tuple(
@@ -110,7 +112,7 @@ def plan(times: StageTimes, work: Work, goal: Goal, gpus: dict[str, int], seed: 
             replicas[name],
             replicas[name] * gpus.get(name, 0),
             replicas[name] * most[name],
-            float(np.quantile(spent[name].sum(axis=1), goal.quantile)),
+            _slowest(spent[name], goal),
         )
         for name in PARTS
     )
@@ -118,6 +120,19 @@ def plan(times: StageTimes, work: Work, goal: Goal, gpus: dict[str, int], seed: 
     in_flight = math.ceil(present + 1.645 * math.sqrt(present))  # Poisson, 95 %
     return CapacityPlan(
         goal, parts, float(np.median(total)), float(np.quantile(total, goal.quantile)), in_flight
+    )
+
+
+def _slowest(spent: Seconds, goal: Goal) -> float:
+    """The goal's quantile of what requests spend in one part."""
+    return float(np.quantile(spent.sum(axis=1), goal.quantile))
+
+
+def _too_slow(alone: dict[str, Seconds], goal: Goal) -> InvalidInput:
+    fastest = np.quantile(_first_mask(alone), goal.quantile)
+    return InvalidInput(
+        f"slo: a request that is alone takes {fastest:.3g} s to its first mask; no number of replicas brings that"
+        f" below {goal.slo:g} s"
     )
 
 

@@ -75,7 +75,7 @@ def fit(machine: str, alone: Sequence[Measured], together: Sequence[Measured], c
         step_ms=step,
         step_ms_per_sequence=max(shared - step, 0.0) / company if company > 0 else 0.0,
         decide_ms=typical("decide"),
-        warm_ms=typical("concentrate"),
+        warm_ms=typical("warm"),
         concentrate_ms=typical("concentrate"),
         decode_ms=typical("decode"),
         finish_ms=typical("finish"),

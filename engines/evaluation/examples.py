@@ -43,9 +43,9 @@ def draw(ran: Ran, dataset: DataSet) -> dict[str, list[Example]]:
     """The chosen queries with their pictures, which are read anew."""
     chosen = choose(ran.outcomes)
     questions: dict[str, Question] = {}
-    pictures = {outcome.picture for outcomes in chosen.values() for outcome in outcomes}
-    for picture in [name for name in dataset.pictures() if name in pictures]:
-        questions |= {question.label: question for question in dataset.read(picture).questions}
+    entries = {outcome.entry for outcomes in chosen.values() for outcome in outcomes}
+    for entry in [name for name in dataset.pictures() if name in entries]:
+        questions |= {question.label: question for question in dataset.read(entry).questions}
     return {
         title: [
             Example(each, overlay(questions[each.label], each))

@@ -61,7 +61,8 @@ Segment = Callable[[Question], Awaitable[Answer]]
 class Outcome:
     """How one query scored.
 
-    A failed query counts as a wrong one everywhere: no decision, no overlap, nothing named. `instance_iou` is
+    A failed query counts as a wrong one everywhere: no decision, no overlap, nothing named. `source` says who decided,
+    None where nobody did. `named` is None where the truth has no names. `instance_iou` is
     the mean over the targets; None without targets. `box_iou` is that of a single target's box with the box of
     all masks together. `boundary` compares the outlines, None without targets. `hidden_iou` compares what is
     hidden: None where the truth or the answer does not tell. `latency_ms` is None for a failed query.
@@ -76,13 +77,14 @@ class Outcome:
     masks: int
     overlap: Overlap
     instance_iou: float | None
-    named: bool
+    named: bool | None
     latency_ms: float | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     picture: str = ""
+    entry: str = ""
     confidence: float | None = None
-    source: DecisionSource = "model"
+    source: DecisionSource | None = None
     instances: Query = NO_INSTANCES
     boundary: Overlap | None = None
     box_iou: float | None = None
@@ -122,10 +124,11 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         masks=len(masks),
         overlap=overlap(fused, truth),
         instance_iou=mean(instance_ious(masks, truths)),
-        named=all(name.lower() in answer.reasoning.lower() for name in question.names),
+        named=_named(question, answer.reasoning),
         latency_ms=latency_ms,
         timings_ms=answer.timings_ms,
         picture=question.picture,
+        entry=question.entry or question.picture,
         confidence=answer.confidence,
         source=answer.source,
         instances=Query(
@@ -136,6 +139,10 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         hidden_iou=_hidden_iou(question, answer),
         heatmap_iou=_heatmap_iou(question, answer, truth),
     )
+
+
+def _named(question: Question, reasoning: str) -> bool | None:
+    return all(name.lower() in reasoning.lower() for name in question.names) if question.names else None
 
 
 def failure(question: Question, error: str) -> Outcome:
@@ -154,9 +161,10 @@ def failure(question: Question, error: str) -> Outcome:
         masks=0,
         overlap=Overlap(0, max(missed, 1)),
         instance_iou=0.0 if question.truths else None,
-        named=False,
+        named=False if question.names else None,
         error=error,
         picture=question.picture,
+        entry=question.entry or question.picture,
         instances=Query(_encode(truths), (), ()),
         boundary=boundary_overlap(nothing, fused) if truths else None,
         box_iou=0.0 if len(truths) == 1 else None,

@@ -53,7 +53,8 @@ class Question:
     `image` is an encoded picture of `shape` (H, W). `truths` are the targets' masks [H, W], of the type that
     `mask_type` names; none: no such object is there. `names` are the targets' as reasoning calls them ("the red
     mug"). `hidden` is what the targets have that cannot be seen, together; None where the data set does not know.
-    `ignored` are pixels that do not count. `box` is the annotated box of a single target.
+    `ignored` are pixels that do not count. `box` is the annotated box of a single target. `picture` is the same for
+    all queries about one picture; `entry` is the name by which the data set reads this one, where that is another.
     """
 
     label: str
@@ -65,6 +66,7 @@ class Question:
     names: tuple[str, ...]
     form: str
     picture: str = ""
+    entry: str = ""
     hidden: Mask | None = None
     ignored: Mask | None = None
     box: Box | None = None

@@ -135,7 +135,7 @@ class Report(_Figures):
 
 def summarise(outcomes: Sequence[Outcome], faults: Sequence[Fault] = (), *, forced: bool = False) -> Report:
     """Sum outcomes up. With `forced`, requests named the mask type: there is no decision to judge."""
-    judged = [] if forced else [outcome for outcome in outcomes if outcome.source == "model"]
+    judged = [] if forced else _judged(outcomes)
     decisions = [Decision(each.wanted, each.decided, each.confidence) for each in judged]
     calibration = metrics.calibration(decisions)
     there = [outcome for outcome in outcomes if outcome.targets]
@@ -153,8 +153,8 @@ def summarise(outcomes: Sequence[Outcome], faults: Sequence[Fault] = (), *, forc
         instance_iou=mean([outcome.instance_iou for outcome in there if outcome.instance_iou is not None]),
         no_object_accuracy=_share(outcome.answered_none for outcome in absent),
         object_accuracy=_share(outcome.masks > 0 for outcome in there),
-        reasoning_accuracy=_share(outcome.named for outcome in there),
-        forms=[_form(form, outcomes) for form in sorted({outcome.form for outcome in outcomes})],
+        reasoning_accuracy=_share(_told(there)),
+        forms=[_form(form, outcomes, judged) for form in sorted({outcome.form for outcome in outcomes})],
         latency_ms=_latency(outcomes),
         stages_ms=_stages(outcomes),
         errors=[f"{outcome.label}: {outcome.error}" for outcome in failed[:ERRORS_SHOWN]],
@@ -261,14 +261,26 @@ def _iou(found: Overlap | None) -> float | None:
     return None if found is None else found.iou
 
 
-def _form(form: str, outcomes: Sequence[Outcome]) -> FormRow:
+def _judged(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those whose decision was the model's own, and the failed ones if it decides at all."""
+    if not any(outcome.source == "model" for outcome in outcomes):
+        return []
+    return [outcome for outcome in outcomes if outcome.source in ("model", None)]
+
+
+def _told(outcomes: Iterable[Outcome]) -> list[bool]:
+    """Whether the targets were named, where the truth has names."""
+    return [outcome.named for outcome in outcomes if outcome.named is not None]
+
+
+def _form(form: str, outcomes: Sequence[Outcome], judged: Sequence[Outcome]) -> FormRow:
     rows = [outcome for outcome in outcomes if outcome.form == form]
     return FormRow(
         form=form,
         queries=len(rows),
-        decision_accuracy=_share(outcome.decided_right for outcome in rows),
+        decision_accuracy=_share(outcome.decided_right for outcome in judged if outcome.form == form),
         giou=giou([outcome.overlap for outcome in rows]),
-        reasoning_accuracy=_share(outcome.named for outcome in rows if outcome.targets),
+        reasoning_accuracy=_share(_told(outcome for outcome in rows if outcome.targets)),
     )
 
 

@@ -15,7 +15,7 @@ from engines.evaluation.outcomes import Answer
 from engines.evaluation.questions import Fault, FaultyData, Question
 from engines.events import DecisionSource, MaskType, Rle
 
-VERSION = 1
+VERSION = 2
 
 
 class Record(BaseModel):
@@ -62,6 +62,8 @@ class Run(BaseModel):
     dataset: str
     split: str | None = None
     mask_type: str = "auto"
+    url: str = ""
+    heatmaps: bool = False
 
 
 def key_of(question: Question) -> str:

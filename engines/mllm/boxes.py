@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
 
@@ -102,3 +103,32 @@ class BoxParser:
         x0, y0, x1, y1 = (min(max(float(number) / self._scale, 0.0), 1.0) for number in match.groups())
         left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
         return (left, top, right, bottom) if left < right and top < bottom else None
+
+
+def same_objects(boxes: Mapping[MaskType, Sequence[Box]]) -> list[dict[MaskType, Box]]:
+    """Boxes of both mask types put together by object: those that overlap most belong together, the best pair first.
+
+    The objects are in the order of the first type's boxes; what overlaps none of them comes after as its own.
+    """
+    objects: list[dict[MaskType, Box]] = []
+    for kind, found in boxes.items():
+        known = [(o, other) for o, one in enumerate(objects) for other in one.values()]
+        pairs = [(_iou(box, other), n, o) for n, box in enumerate(found) for o, other in known]
+        placed: dict[int, int] = {}
+        for iou, n, o in sorted(pairs, key=lambda pair: -pair[0]):
+            if iou > 0 and n not in placed and o not in placed.values():
+                placed[n] = o
+        for n, box in enumerate(found):
+            if n in placed:
+                objects[placed[n]][kind] = box
+            else:
+                objects.append({kind: box})
+    return objects
+
+
+def _iou(one: Box, other: Box) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(width, 0.0) * max(height, 0.0)
+    either = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - both
+    return both / either if either > 0 else 0.0

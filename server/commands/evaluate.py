@@ -82,7 +82,7 @@ def evaluate(
     """
     scenes = DEMO_SCENES if limit is None else limit
     run = Run(dataset=f"demo:{seed}:{queries_per_scene}" if dataset == "demo" else dataset, split=split)
-    run = run.model_copy(update={"mask_type": mask_type})
+    run = run.model_copy(update={"mask_type": mask_type, "url": url.rstrip("/"), "heatmaps": heatmaps})
     try:
         questions = (
             DemoSet(seed, scenes, queries_per_scene)

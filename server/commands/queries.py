@@ -29,15 +29,14 @@ def queries(
 ) -> None:
     """Ask a chat model for five modal and five amodal queries about each picture, clean and log them.
 
-    OUT can be evaluated with `--dataset r2sm`. Ends with exit code 1 if a picture is without all its queries.
+    OUT can be evaluated with `--dataset r2sm`. Run again, it goes on with the pictures that have no queries yet. Ends
+    with exit code 1 if a picture is without all its queries.
     """
     layout = dataset or recognise(folder)
     if layout is None:
         raise typer.BadParameter(
             f"nothing in {folder} looks like annotations; name the layout with --dataset"
         )
-    if (out / "log.jsonl").exists():
-        raise typer.BadParameter(f"{out} holds queries already")
     try:
         pictures = open_annotated(layout, folder)
         short = asyncio.run(
@@ -64,7 +63,8 @@ async def _all(
 ) -> list[str]:
     """Generate for every picture; what came short is told."""
     names = list(pictures.pictures())[:limit]
-    waiting, short = iter(names), list[str]()
+    left = [name for name in names if name not in export.known]
+    waiting, short = iter(left), list[str]()
 
     async def work(bar: tqdm[Any]) -> None:
         for name in waiting:
@@ -76,7 +76,9 @@ async def _all(
             bar.update()
 
     try:
-        bar: tqdm[Any] = tqdm(total=len(names), unit="picture", desc="queries")
+        bar: tqdm[Any] = tqdm(
+            total=len(names), initial=len(names) - len(left), unit="picture", desc="queries"
+        )
         with bar:
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
@@ -99,7 +101,11 @@ async def _one(pictures: AnnotatedSet, name: str, chat: ChatEndpoint, export: Ex
     except FaultyData as error:
         export.log({"picture": name, "fault": str(error)})
         return str(error)
-    asked = await generate(scene, chat)
+    try:
+        asked = await generate(scene, chat)
+    except ChatFailed as error:
+        export.log({"picture": name, "fault": str(error)})
+        return str(error)
     export.add(scene, asked)
     missing = [f"{count} {kind} queries too few" for kind, count in asked.missing.items() if count]
     missing += [f"no amodal query means instance {number}" for number in asked.uncovered]

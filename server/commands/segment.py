@@ -128,8 +128,7 @@ def _segment_many(
 ) -> bool:
     """Image after image with a progress bar; tells whether all of them were answered."""
     failed = 0
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+    overlays = _overlay_files(files, out) if out is not None else {}
     with tqdm(files, unit="image", disable=None) as progress:
         for file in progress:
             try:
@@ -141,12 +140,27 @@ def _segment_many(
                 failed += 1
                 progress.write(f"{file}: {error}", file=sys.stderr)
                 continue
-            if out is not None:
-                _write_overlay(data, response, out / f"{file.stem}.png")
+            if file in overlays:
+                _write_overlay(data, response, overlays[file])
             progress.write(_line(file, response, as_json))
     if failed:
         typer.echo(f"r2sm: {failed} of {len(files)} images failed", err=True)
     return not failed
+
+
+def _overlay_files(files: list[Path], out: Path) -> dict[Path, Path]:
+    """Where each image's overlay goes; nothing that is there already as an image, and no other's overlay."""
+    overlays = {file: out / f"{file.stem}.png" for file in files}
+    images = {file.resolve() for file in files}
+    for file, overlay in overlays.items():
+        if overlay.resolve() in images:
+            raise typer.BadParameter(f"--out: {overlay} is one of the images")
+        if sum(other == overlay for other in overlays.values()) > 1:
+            raise typer.BadParameter(
+                f"--out: {file} and another image would both have their overlay at {overlay}"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    return overlays
 
 
 def _show(text: str) -> None:

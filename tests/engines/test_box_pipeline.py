@@ -17,7 +17,16 @@ from engines.bundles.imports.egm import ANSWER
 from engines.deadline import Deadline
 from engines.embeddings import rounded
 from engines.errors import MllmUnavailable
-from engines.events import Accepted, DecisionMade, Done, Event, HiddenReady, MaskReady, ReasoningDelta
+from engines.events import (
+    Accepted,
+    DecisionMade,
+    Done,
+    Event,
+    HeatmapReady,
+    HiddenReady,
+    MaskReady,
+    ReasoningDelta,
+)
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.image import MllmImageConfig
 from engines.pipeline import Pipeline
@@ -112,6 +121,30 @@ async def test_both_masks_have_boxes_of_their_own(
     assert modal.rle != amodal.rle
     assert len(of(HiddenReady, events)) == 1
     assert "".join(event.text for event in of(ReasoningDelta, events)) == "".join(mllm.words)
+
+
+async def test_boxes_of_both_types_are_put_together_by_what_they_cover(
+    runtime: TorchRuntime, image: PreparedImage
+) -> None:
+    left, right = (0.0, 0.0, 0.4, 0.9), (0.5, 0.0, 0.9, 0.9)
+    crossed = [(0.5, 0.0, 1.0, 1.0), (0.0, 0.0, 0.4, 1.0)]
+    mllm = ScriptedMllm(found={"visible part": [left, right], "complete shape": crossed})
+    events = await run(mllm, runtime, image, SegmentRequest("the mugs", mask_type="both", heatmap=True))
+    masks = {(mask.object, mask.mask_type): mask.rle for mask in of(MaskReady, events)}
+    height, width = image.vision.original
+    assert masks[0, "amodal"] == expected(runtime, image, VisualPrompt((0, 0, 0.4 * width, height)))
+    assert masks[1, "amodal"] == expected(runtime, image, VisualPrompt((0.5 * width, 0, width, height)))
+    assert len(of(HiddenReady, events)) == 2
+    assert of(HeatmapReady, events) == [], "a box is none"
+
+
+async def test_a_box_of_the_request_means_one_object(runtime: TorchRuntime, image: PreparedImage) -> None:
+    mllm = ScriptedMllm(found={"visible part": [(0.0, 0.0, 0.4, 0.9), (0.5, 0.0, 0.9, 0.9)]})
+    request = SegmentRequest("the mugs", mask_type="modal", visual=VisualPrompt((1, 2, 30, 40)))
+    events = await run(mllm, runtime, image, request)
+    assert of(DecisionMade, events)[0].objects == 1
+    [mask] = of(MaskReady, events)
+    assert mask.rle == expected(runtime, image, VisualPrompt((1, 2, 30, 40)))
 
 
 async def test_no_box_means_no_object(runtime: TorchRuntime, image: PreparedImage) -> None:

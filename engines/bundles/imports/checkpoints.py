@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def _read_pickle(file: Path) -> object:
         raise CheckpointError(fault) from error
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
+    except (EOFError, RuntimeError, ValueError, KeyError, IndexError, struct.error) as error:
         raise CheckpointError(f"{file}: truncated or damaged: {str(error).partition(chr(10))[0]}") from error
 
 

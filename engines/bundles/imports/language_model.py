@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
@@ -109,10 +110,15 @@ class LanguageModel:
             shutil.copyfile(file, folder / file.name)
 
     def image_config(self, min_pixels: int, max_pixels: int) -> MllmImageConfig:
-        """The sizes of images for this model's patches."""
+        """The sizes of images for this model's patches. Raises CheckpointError if none fits."""
         processor = read_json(self.path / PROCESSOR)
         factor = processor.get("patch_size", 14) * processor.get("merge_size", 2)
-        return MllmImageConfig(min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
+        try:
+            return MllmImageConfig(min_pixels=min_pixels, max_pixels=max_pixels, factor=factor)
+        except ValidationError as error:
+            raise CheckpointError(
+                f"the sizes of images: {error.errors(include_url=False)[0]['msg']}"
+            ) from error
 
 
 def _listed(path: Path) -> set[str]:

@@ -16,12 +16,14 @@ from engines.errors import CheckpointError
 def unfinished(out: Path) -> Iterator[Path]:
     """A folder beside `out` to make a bundle in; it becomes `out` when the block succeeds, else it is gone.
 
-    What a process that was killed has left there is removed first; a bundle that is at `out` is replaced.
+    What a process that was killed has left there is removed first, or put back; a bundle that is at `out` is replaced.
 
     Raises:
         CheckpointError: `out` is something else than a bundle, or the disk is full.
     """
     out = out.absolute()
+    if not out.exists() and _aside(out).exists():
+        _aside(out).rename(out)
     if out.exists() and not (out / MANIFEST_FILE).is_file():
         raise CheckpointError(f"{out}: exists and is no bundle; it is left as it is")
     folder = out.parent / f".{out.name}.unfinished"
@@ -41,9 +43,19 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 def _replace(out: Path, folder: Path) -> None:
     """Put `folder` at `out`; a bundle that was there is set aside until it has been."""
-    aside = out.parent / f".{out.name}.replaced"
+    aside = _aside(out)
     shutil.rmtree(aside, ignore_errors=True)
     if out.exists():
         out.rename(aside)
-    folder.rename(out)
+    try:
+        folder.rename(out)
+    except OSError:
+        if aside.exists():
+            aside.rename(out)
+        raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(out: Path) -> Path:
+    """Where a bundle is while another takes its place."""
+    return out.parent / f".{out.name}.replaced"

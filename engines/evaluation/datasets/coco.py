@@ -63,7 +63,9 @@ class Coco:
                 if entry.get("iscrowd"):
                     crowds |= mask
                 else:
-                    instances.append(Instance(entry["id"], self._name(entry, where), mask, mask))
+                    instances.append(
+                        Instance(field(entry, "id", where), self._name(entry, where), mask, mask)
+                    )
             except BadMask as error:
                 faults.append(Fault("bad_mask", where, str(error)))
             except FaultyData as error:

@@ -52,7 +52,7 @@ class Cocoa:
         opened = read_picture(path, picture)
         instances, faults = [], []
         regions = field(entry, "regions", picture)
-        for place, region in enumerate(sorted(regions, key=lambda each: each.get("order", 0)), 1):
+        for place, region in enumerate(sorted(regions, key=lambda each: each.get("order") or 0), 1):
             where = f"{picture}.region {region.get('order', place)}"
             try:
                 instances.append(_instance(place, region, opened.shape, where))

@@ -63,6 +63,7 @@ class ConverSeg:
                     names=(),
                     form="conversation",
                     picture=str(item["image"]),
+                    entry=picture,
                 ),
             )
         )

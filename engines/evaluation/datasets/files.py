@@ -80,7 +80,7 @@ def parse_picture(data: bytes, where: str) -> Picture:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = opened.size
             turned = opened.getexif().get(ORIENTATION) in TURNED
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise FaultyData(Fault("unreadable_image", where, f"the picture cannot be read: {error}")) from error
     return Picture(data, (width, height) if turned else (height, width))
 

@@ -48,7 +48,7 @@ def from_png(path: Path, shape: tuple[int, int]) -> Mask:
             )
     except FileNotFoundError:
         raise BadMask(f"the mask {path.name} is not there") from None
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise BadMask(f"the mask {path.name} cannot be read: {error}") from error
     if values.shape != shape:
         raise BadMask(f"the mask {path.name} is {values.shape}, the picture {shape}")

@@ -163,7 +163,11 @@ class R2sm:
         modal = amodal if entry.get(names.modal) is None else to_mask(entry[names.modal], size)
         category = field(entry, names.category, where)
         name = str(self._classes.get(category, category))
-        return Instance(int(field(entry, names.annotation_id, where)), name, modal, amodal)
+        number = field(entry, names.annotation_id, where)
+        try:
+            return Instance(int(number), name, modal, amodal)
+        except (ValueError, TypeError) as error:
+            raise FaultyData(Fault("missing_field", where, f"{number!r} is no instance id")) from error
 
     def _question(self, scene: AnnotatedPicture, place: int, query: Any) -> Question:
         names, where = self.fields, f"{scene.name}.query {place}"

@@ -70,19 +70,25 @@ def _draw(shapes: Any, size: tuple[int, int], where: str) -> Any:
     painted = []
     for place, shape in enumerate(shapes):
         label = str(field(shape, "label", f"{where}.shape {place}")).lower()
-        points = np.array(field(shape, "points", f"{where}.shape {place}"), dtype=np.float64)
         if label == "flag":
             continue
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
-            raise FaultyData(
-                Fault("bad_mask", f"{where}.shape {place}", "the points are not pairs of numbers")
-            )
+        points = _points(field(shape, "points", f"{where}.shape {place}"), f"{where}.shape {place}")
         value = IGNORED if "ignore" in label else TARGET
         painted.append((int(_fill(np.zeros(size, dtype=np.uint8), points, 1).sum()), value, points))
     canvas = np.zeros(size, dtype=np.uint8)
     for _, value, points in sorted(painted, key=lambda each: -each[0]):
         _fill(canvas, points, value)
     return canvas
+
+
+def _points(found: Any, where: str) -> Any:
+    try:
+        points = np.array(found, dtype=np.float64)
+    except (ValueError, TypeError):
+        points = np.zeros(0)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+        raise FaultyData(Fault("bad_mask", where, "the points are not pairs of numbers"))
+    return points
 
 
 def _fill(canvas: Any, points: Any, value: int) -> Mask:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import random
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +15,8 @@ import httpx
 from engines.errors import EngineError
 
 SECONDS = 300.0
+PAUSES = (1.0, 4.0, 16.0)
+BUSY = frozenset({429, 500, 502, 503, 504})
 SIGNS = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp", b"GI": "gif", b"BM": "bmp"}
 
 
@@ -27,13 +33,22 @@ class Turn:
 
 
 class ChatEndpoint:
-    """Talks to ``{url}/chat/completions``; `url` ends in ``/v1`` as a rule."""
+    """Talks to ``{url}/chat/completions``; `url` ends in ``/v1`` as a rule.
+
+    While it is busy or away it is asked again, after each of the `pauses` in seconds.
+    """
 
     def __init__(
-        self, url: str, model: str, key: str | None = None, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        model: str,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        pauses: Sequence[float] = PAUSES,
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._model, self._url = model, url.rstrip("/")
+        self._pauses = pauses
         self._http = httpx.AsyncClient(headers=headers, timeout=SECONDS, transport=transport)
 
     async def close(self) -> None:
@@ -52,9 +67,7 @@ class ChatEndpoint:
         picture = {"type": "image_url", "image_url": {"url": data}}
         messages[0]["content"] = [picture, {"type": "text", "text": turns[0].text}]
         try:
-            response = await self._http.post(
-                f"{self._url}/chat/completions", json={"model": self._model, "messages": messages}
-            )
+            response = await self._post({"model": self._model, "messages": messages})
             response.raise_for_status()
             text = response.json()["choices"][0]["message"]["content"]
         except httpx.HTTPError as error:
@@ -64,3 +77,13 @@ class ChatEndpoint:
         if not isinstance(text, str):
             raise ChatFailed(f"{self._url} answered without text")
         return text
+
+    async def _post(self, body: dict[str, Any]) -> httpx.Response:
+        """The answer to a request, which is made again with growing pauses while the endpoint is busy or away."""
+        for pause in self._pauses:
+            with suppress(httpx.TransportError):
+                response = await self._http.post(f"{self._url}/chat/completions", json=body)
+                if response.status_code not in BUSY:
+                    return response
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+        return await self._http.post(f"{self._url}/chat/completions", json=body)

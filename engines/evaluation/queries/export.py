@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,58 +14,96 @@ from engines.evaluation.queries.cleaning import answer_of
 from engines.evaluation.queries.generate import Asked
 from engines.vision.masks import encode
 
+PARTS, LOG = "parts.jsonl", "log.jsonl"
+
 
 class Export:
-    """Collects a data set for a folder. The log is written at once, the rest when it is finished."""
+    """Collects a data set in a folder, picture by picture, and goes on with what is there.
+
+    Each picture's part and the log are written at once; the data set itself is made of the parts when it is finished.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._queries: list[dict[str, Any]] = []
-        self._classes: dict[str, int] = {}
+        self._parts = _read_parts(folder / PARTS)
+
+    @property
+    def known(self) -> set[str]:
+        """The pictures that have their queries."""
+        return {part["picture"] for part in self._parts}
 
     def add(self, scene: AnnotatedPicture, asked: Asked) -> None:
         """One picture with its queries."""
-        number = len(self._images) + 1
+        number = len(self._parts) + 1
         name = f"{number:06}{Path(scene.file_name).suffix or '.jpg'}"
         (self._folder / "images" / name).write_bytes(scene.picture.data)
         height, width = scene.picture.shape
-        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
-        self._annotations += [self._annotation(number, scene, place) for place in range(len(scene.instances))]
-        self._queries += [
-            {
-                "image_id": number,
-                "query": draft.query,
-                "mask_type": draft.mask_type,
-                "answer": answer_of(draft, scene),
-            }
-            for draft in asked.drafts
-        ]
+        part = {
+            "picture": scene.name,
+            "image": {"id": number, "file_name": name, "height": height, "width": width},
+            "annotations": [_annotation(number, scene, place) for place in range(len(scene.instances))],
+            "queries": [
+                {
+                    "image_id": number,
+                    "query": draft.query,
+                    "mask_type": draft.mask_type,
+                    "answer": answer_of(draft, scene),
+                }
+                for draft in asked.drafts
+            ],
+        }
         self.log({"picture": scene.name, "image_id": number, **asdict(asked)})
+        self._append(PARTS, part)
+        self._parts.append(part)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""
-        with (self._folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._append(LOG, entry)
 
     def finish(self) -> None:
-        """Write the annotations and the queries."""
-        categories = [{"id": number, "name": name} for name, number in self._classes.items()]
-        content = {"images": self._images, "annotations": self._annotations, "categories": categories}
-        (self._folder / "annotations.json").write_text(json.dumps(content), "utf-8")
-        text = json.dumps(self._queries, indent=1, ensure_ascii=False)
-        (self._folder / "queries.json").write_text(text, "utf-8")
-
-    def _annotation(self, image: int, scene: AnnotatedPicture, place: int) -> dict[str, Any]:
-        instance = scene.instances[place]
-        return {
-            "id": instance.id,
-            "image_id": image,
-            "category_id": self._classes.setdefault(instance.name, len(self._classes) + 1),
-            "bbox": list(box_of(instance.amodal) or (0, 0, 0, 0)),
-            "polygon": encode(instance.amodal).rle,
-            "visible_mask": encode(instance.modal).rle,
-            "is_occluded": int(instance.occluded),
+        """Write the annotations and the queries of all parts, each file in one piece."""
+        classes: dict[str, int] = {}
+        annotations = []
+        for annotation in (one for part in self._parts for one in part["annotations"]):
+            category = classes.setdefault(annotation["class"], len(classes) + 1)
+            annotations.append({**annotation, "category_id": category})
+        content = {
+            "images": [part["image"] for part in self._parts],
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for name, number in classes.items()],
         }
+        self._replace("annotations.json", json.dumps(content))
+        queries = [query for part in self._parts for query in part["queries"]]
+        self._replace("queries.json", json.dumps(queries, indent=1, ensure_ascii=False))
+
+    def _append(self, name: str, entry: dict[str, Any]) -> None:
+        with (self._folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        scratch = self._folder / f".{name}"
+        scratch.write_text(text, "utf-8")
+        os.replace(scratch, self._folder / name)
+
+
+def _read_parts(path: Path) -> list[dict[str, Any]]:
+    """The parts that were written whole; what a process that was killed has begun is cut off."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        path.write_bytes(whole)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _annotation(image: int, scene: AnnotatedPicture, place: int) -> dict[str, Any]:
+    instance = scene.instances[place]
+    return {
+        "id": instance.id,
+        "image_id": image,
+        "class": instance.name,
+        "bbox": list(box_of(instance.amodal) or (0, 0, 0, 0)),
+        "polygon": encode(instance.amodal).rle,
+        "visible_mask": encode(instance.modal).rle,
+        "is_occluded": int(instance.occluded),
+    }

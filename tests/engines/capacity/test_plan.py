@@ -48,3 +48,12 @@ def test_limits_follow_the_work() -> None:
     assert limits(TIMES, Work(80, cached=0.5))["gateway"] == pytest.approx(
         2 * limits(TIMES, Work(80))["gateway"]
     )
+
+
+def test_replicas_go_where_requests_wait() -> None:
+    alone = planned(0.01).slowest
+    tight = planned(20, slo=alone * 1.2)
+    parts = {part.name: part for part in tight.parts}
+    assert parts["concentrate"].headroom(20) > 0.5, "what hardly waits for the largest part waits elsewhere"
+    assert tight.slowest <= alone * 1.2
+    assert sum(part.replicas for part in tight.parts) < 60

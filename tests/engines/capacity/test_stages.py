@@ -12,8 +12,8 @@ def answer(tokens: int, step: float, objects: int = 1) -> Measured:
     reason = 40 + step * (tokens - 1)
     total = 5 + reason + 30
     return Measured(
-        {"queue": 0.0, "image": 5.0, "ttft": 45.0, "reason": reason, "decide": 10.0, "concentrate": 15.0, "decode": 4.0,
-         "finish": 1.0, "total": total},
+        {"queue": 0.0, "image": 5.0, "ttft": 45.0, "reason": reason, "decide": 10.0, "warm": 25.0,
+         "concentrate": 15.0, "decode": 4.0, "finish": 1.0, "total": total},
         tokens, objects,
     )  # fmt: skip
 
@@ -22,7 +22,7 @@ def test_steps_and_readings_come_apart() -> None:
     times = fit("here", [answer(n, 3.0) for n in (20, 41, 80)], [answer(41, 4.5)] * 5, clients=4)
     assert times.step_ms == pytest.approx(3.0)
     assert times.first_token_ms == pytest.approx(40.0)
-    assert (times.image_ms, times.decide_ms, times.concentrate_ms) == (5.0, 10.0, 15.0)
+    assert (times.image_ms, times.decide_ms, times.warm_ms, times.concentrate_ms) == (5.0, 10.0, 25.0, 15.0)
     company = 4 * 220 / 255 - 1  # four clients, 220 of their 255 ms in the batch
     assert times.step_ms_per_sequence == pytest.approx(1.5 / company)
 

@@ -142,7 +142,9 @@ async def test_what_is_written_can_be_evaluated_and_is_logged(tmp_path: Path) ->
 )
 async def test_an_endpoint_that_fails_is_named(response: httpx.Response, tmp_path: Path) -> None:
     scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
-    endpoint = ChatEndpoint("http://chat/v1", "m", transport=httpx.MockTransport(lambda _: response))
+    endpoint = ChatEndpoint(
+        "http://chat/v1", "m", transport=httpx.MockTransport(lambda _: response), pauses=(0.0,)
+    )
     with pytest.raises(ChatFailed, match="http://chat/v1"):
         await generate(scene, endpoint)
 
@@ -159,5 +161,43 @@ def test_the_command_writes_a_data_set_and_tells_what_came_short(
     bad = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "bad")])
     assert bad.exit_code == 1
     assert "5 modal queries too few; 5 amodal queries too few; no amodal query means instance 2" in bad.stderr
-    again = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "good")])
-    assert again.exit_code == 2
+
+
+def test_a_run_that_breaks_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = layouts.cocoa_published(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())
+    run = ["queries", str(data), "--out", str(out)]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    before = (out / "queries.json").read_text()
+    (out / "queries.json").unlink()
+    with (out / "parts.jsonl").open("a") as file:
+        file.write('{"picture": "half a')
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat().endpoint())  # has nothing to say
+    assert CliRunner().invoke(app, run).exit_code == 0
+    assert (out / "queries.json").read_text() == before
+
+
+def test_an_endpoint_that_fails_costs_its_picture_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = layouts.cocoa_published(tmp_path / "in"), tmp_path / "out"
+    broken = httpx.MockTransport(lambda _: httpx.Response(401))
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ChatEndpoint("http://chat", "m", None, broken))
+    failed = CliRunner().invoke(app, ["queries", str(data), "--out", str(out)])
+    assert failed.exit_code == 1
+    assert "401" in failed.stderr
+    assert json.loads((out / "queries.json").read_text()) == []
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())
+    assert CliRunner().invoke(app, ["queries", str(data), "--out", str(out)]).exit_code == 0
+
+
+async def test_a_busy_endpoint_is_asked_again(tmp_path: Path) -> None:
+    scene = Cocoa(layouts.cocoa_published(tmp_path)).annotated("7")
+    chat, busy = ScriptedChat(full()), [429, 503]
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(busy.pop()) if busy else chat.respond(request)
+
+    transport = httpx.MockTransport(respond)
+    asked = await generate(scene, ChatEndpoint("http://chat/v1", "m", transport=transport, pauses=(0.0, 0.0)))
+    assert len(asked.drafts) == 10
