@@ -13,6 +13,7 @@ RUN python -m venv /opt/r2sm
 COPY deploy/constraints-cpu.txt deploy/constraints-gpu.txt deploy/
 COPY pyproject.toml README.md LICENSE ./
 COPY engines engines
+COPY loadtests loadtests
 COPY server server
 RUN set -eu; \
     case "$VARIANT" in \

@@ -9,7 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 case $extra in
 cpu)
-    (cd "$project" && cp --parents -t "$work" pyproject.toml README.md LICENSE engines/__init__.py server/__init__.py \
+    (cd "$project" && cp --parents -t "$work" pyproject.toml README.md LICENSE engines/__init__.py loadtests/__init__.py server/__init__.py \
         deploy/setup_venv.py deploy/torchvision_ops.py)
     touch "$work/deploy/constraints-cpu.txt"
     "$python" "$work/deploy/setup_venv.py" --extra cpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from loadtests.command import loadtest
 from server.commands.bundle import app as bundle
 from server.commands.capacity import capacity
 from server.commands.config import config
@@ -22,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, capacity, config, demo):
+for command in (serve, segment, evaluate, queries, capacity, loadtest, config, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -6,20 +6,12 @@ from html import escape
 from pathlib import Path
 
 from engines.evaluation.examples import Example, draw
+from engines.evaluation.html import document, table
 from engines.evaluation.plots import histogram, reliability, scatter
 from engines.evaluation.published import Table, tables_for
 from engines.evaluation.questions import DataSet
 from engines.evaluation.report import Report
 from engines.evaluation.runner import Ran
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1d2430}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .8rem;border-bottom:1px solid #d8dde6}
-td{text-align:right}td:first-child,th:first-child{text-align:left}.row{display:flex;flex-wrap:wrap;gap:1.2rem}
-figure{margin:0;width:320px}img{max-width:100%}svg{width:320px}figcaption,.note{color:#5a6473;font-size:13px}
-.dot{fill:#2a6fdb;fill-opacity:.6}.bar{fill:#2a6fdb}.line{fill:none;stroke:#e0533d;stroke-width:2}
-.rule{fill:none;stroke:#9aa4b2;stroke-dasharray:4}.frame{fill:none;stroke:#9aa4b2}text{font-size:12px;fill:#5a6473}
-"""
 
 
 def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title: str, url: str) -> None:
@@ -37,18 +29,7 @@ def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title:
         *[_gallery(name, chosen) for name, chosen in examples.items() if chosen],
         _faults(report),
     ]
-    body = "\n".join(part for part in parts if part)
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    path.write_text(
-        f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n', "utf-8"
-    )
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of text; everything is escaped."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    path.write_text(document(title, parts), "utf-8")
 
 
 def _percent(value: float | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 SIDE, MARGIN = 260, 38
+COLOURS = ("#2a6fdb", "#e0533d", "#1c7c3c", "#8a4fbe")
 
 
 def scatter(
@@ -45,6 +46,37 @@ def histogram(values: Sequence[float], labels: tuple[str, str], bars: int = 24) 
     return _frame(drawn, labels, (f"{low:.0f}", f"{low + width * bars:.0f}"), ("0", str(most)))
 
 
+def curves(series: Mapping[str, Sequence[tuple[float, float]]], labels: tuple[str, str]) -> str:
+    """One curve for each name, through its points from left to right; both axes begin at 0."""
+    points = [point for curve in series.values() for point in curve]
+    widest = max((x for x, _ in points), default=0.0) or 1.0
+    highest = max((y for _, y in points), default=0.0) or 1.0
+    drawn = ""
+    for number, (name, curve) in enumerate(series.items()):
+        scaled = [(x / widest, y / highest) for x, y in sorted(curve)]
+        colour = COLOURS[number % len(COLOURS)]
+        style = f'style="stroke:{colour}"'
+        drawn += _path(scaled, "line", style) + "".join(
+            f'<circle cx="{_x(x)}" cy="{_y(y)}" r="2" class="line" {style}/>' for x, y in scaled
+        )
+        drawn += f'<text x="{MARGIN + 8}" y="{26 + 15 * number}" style="fill:{colour}">{escape(name)}</text>'
+    return _frame(drawn, labels, ("0", f"{widest:.4g}"), ("0", f"{highest:.4g}"))
+
+
+def lengths(values: Mapping[str, float], unit: str) -> str:
+    """One bar across for each name, as long as its value."""
+    longest = max(values.values(), default=0.0) or 1.0
+    rows = []
+    for number, (name, value) in enumerate(values.items()):
+        top = 6 + 22 * number
+        rows.append(
+            f'<rect x="120" y="{top}" width="{max(1.0, 130 * value / longest):.1f}" height="16" class="bar"/>'
+            f'<text x="114" y="{top + 12}" text-anchor="end">{escape(name)}</text>'
+            f'<text x="{126 + 130 * value / longest:.1f}" y="{top + 12}">{value:.4g} {escape(unit)}</text>'
+        )
+    return f'<svg viewBox="0 0 {MARGIN + SIDE + 14} {22 * len(rows) + 12}" role="img">{"".join(rows)}</svg>'
+
+
 def _x(value: float) -> str:
     return f"{MARGIN + SIDE * value:.1f}"
 
@@ -53,8 +85,8 @@ def _y(value: float) -> str:
     return f"{10 + SIDE * (1 - value):.1f}"
 
 
-def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
-    return f'<polyline points="{" ".join(f"{_x(x)},{_y(y)}" for x, y in points)}" class="{kind}"/>'
+def _path(points: Sequence[tuple[float, float]], kind: str, style: str = "") -> str:
+    return f'<polyline points="{" ".join(f"{_x(x)},{_y(y)}" for x, y in points)}" class="{kind}" {style}/>'
 
 
 def _frame(

@@ -1,0 +1,1 @@
+"""Load tests: scenarios, their arrivals, what each request showed, the objectives and the report."""

@@ -1,0 +1,218 @@
+"""Arrivals, pictures, objectives and figures of the load tests, without a server."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.errors import InvalidInput
+from loadtests.load.arrivals import Load, arrivals
+from loadtests.load.figures import figure_names, is_good, summarise
+from loadtests.load.objectives import SHIPPED, Objectives, judge, read_objectives
+from loadtests.load.questions import Picture, as_new, folder_pictures
+from loadtests.load.records import Ending, Record, read_records
+from loadtests.load.report import as_page, as_text, make_report, write_report
+from loadtests.load.run import Plan, Ran
+from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Wave
+from loadtests.load.server_side import Reading, between, page_sums
+from loadtests.load.visits import Visits
+
+
+def record(intended: float, took: float | None, outcome: str = "ok", **more: object) -> Record:
+    given = {"step": 0, "transport": "sse", "nth": 0, "sent_ms": 0.0, **more}
+    return Record.model_validate(
+        {**given, "intended": intended, "outcome": outcome, "ttfm_ms": took, "end_to_end_ms": took}
+    )
+
+
+def test_arrivals_are_as_many_as_the_rate_says_at_every_step_and_in_a_wave() -> None:
+    load = Load((10.0, 40.0), 100.0, Wave(period=20, length=5, factor=3))
+    came = np.array(list(arrivals(load, random.Random(3))))
+    assert (np.diff(came) > 0).all()
+    assert came[-1] < load.total
+    for first, rate in ((0, 10), (100, 40)):
+        inside = came[(came >= first) & (came < first + 100)]
+        quiet = inside[(inside % 20) < 15]
+        assert len(quiet) / 75 == pytest.approx(rate, rel=0.15)
+        assert (len(inside) - len(quiet)) / 25 == pytest.approx(3 * rate, rel=0.15)
+
+
+def test_gaps_between_arrivals_are_those_of_a_poisson_process_and_sources_add_up() -> None:
+    load, chance = Load((20.0,), 500.0), random.Random(5)
+    parts = [list(arrivals(load.share(4), chance)) for _ in range(4)]
+    gaps = np.diff(np.sort(np.concatenate([np.array(part) for part in parts])))
+    assert gaps.mean() == pytest.approx(1 / 20, rel=0.05)
+    assert gaps.std() == pytest.approx(1 / 20, rel=0.05), "exponential: as wide as it is long"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_made_new_shows_the_same_in_another_file(kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").save(buffer, kind)
+    data = buffer.getvalue()
+    new, other = as_new(data, "a"), as_new(data, "b")
+    assert len({data, new, other}) == 3
+    with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(new)) as after:
+        assert (np.asarray(before) == np.asarray(after)).all()
+        assert after.format == kind
+
+
+def test_visits_are_what_the_scenario_says() -> None:
+    pictures = [Picture(b"\xff\xd8" + bytes([number]), ("a", "b")) for number in range(8)]
+    visits = Visits(SCENARIOS["chat"], pictures, TRANSPORTS, random.Random(1))
+    drawn = [visits.draw() for _ in range(300)]
+    assert {visit.transport for visit in drawn} == set(TRANSPORTS)
+    assert len({visit.image for visit in drawn}) == 300, "each client brings a new image"
+    assert all(len(visit.prompts) == 4 and visit.reasoning == "full" for visit in drawn)
+    leaving = [left is not None for visit in drawn for left in visit.leaves]
+    assert sum(leaving) / len(leaving) == pytest.approx(0.05, abs=0.02)
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no folder"):
+        folder_pictures(tmp_path / "away")
+    with pytest.raises(InvalidInput, match="at least one prompt"):
+        folder_pictures(tmp_path)
+    (tmp_path / "prompts.txt").write_text("the mug\n\nthe cup\n")
+    with pytest.raises(InvalidInput, match="holds no images"):
+        folder_pictures(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    [picture] = folder_pictures(tmp_path)
+    assert picture.prompts == ("the mug", "the cup")
+    (tmp_path / "b.txt").write_text("no picture")
+    with pytest.raises(InvalidInput, match=r"b\.txt is neither"):
+        folder_pictures(tmp_path)
+
+
+def test_the_shipped_objectives_name_figures_that_exist_for_every_scenario() -> None:
+    for name in SCENARIOS:
+        assert read_objectives(SHIPPED, name).at_most
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "[mixed.at_most]\nttfm_p95 = 1",
+            r"mixed\.at_most: there is no figure ttfm_p95; there are ttft_ms_p50",
+        ),
+        ("[mixed.good]\nttfm_ms_p95 = 1", r"mixed\.good: there is no figure"),
+        ("[mixed.at_mots]\nttfm_ms_p95 = 1", "at_mots: Extra inputs"),
+        ("[mixed.at_most]\nttfm_ms_p95 = 'fast'", r"at_most\.ttfm_ms_p95: Input should be a valid number"),
+        ("[chat.at_most]\nttfm_ms_p95 = 1", "no objectives for mixed"),
+        ("mixed = [", "slo.toml: "),
+    ],
+)
+def test_a_wrong_file_of_objectives_is_named(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "slo.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=fault):
+        read_objectives(path, "mixed")
+
+
+def test_figures_of_known_requests() -> None:
+    records = [
+        *[record(number, 100.0 + number, ttft_ms=10.0, stages={"decode": 4.0}) for number in range(90)],
+        record(90, 900.0, nth=1),
+        *[record(91 + number, None, "overloaded") for number in range(5)],
+        *[record(96 + number, None, "left") for number in range(4)],
+    ]
+    summary = summarise(records, 50.0, {"ttfm_ms": 500.0})
+    figures = summary.figures
+    assert set(figures) <= set(figure_names())
+    assert figures["end_to_end_ms_p50"] == 145.0
+    assert figures["ttft_ms_p95"] == 10.0
+    assert figures["rate_per_s"] == 2.0
+    assert figures["goodput_per_s"] == 90 / 50, "the slow one does not count"
+    assert figures["goodput_share"] == 90 / 96
+    assert figures["error_share"] == pytest.approx(5 / 96)
+    assert figures["left_share"] == pytest.approx(0.04)
+    assert figures["second_over_first"] == pytest.approx(900 / 144.5)
+    assert figures["drift"] == pytest.approx(175 / 114.5, rel=0.02)
+    assert summary.stages == {"decode": 4.0}
+    assert summary.outcomes == {"ok": 91, "overloaded": 5, "left": 4}
+
+
+def test_what_a_transport_does_not_show_is_not_held_against_it() -> None:
+    assert is_good(record(0, 100.0, ttft_ms=None), {"ttft_ms": 50.0, "ttfm_ms": 100.0})
+    assert not is_good(record(0, 100.1), {"ttfm_ms": 100.0})
+    assert not is_good(record(0, 10.0, "deadline-exceeded"), {})
+
+
+def test_a_figure_that_was_not_seen_does_not_keep_its_objective() -> None:
+    objectives = Objectives(at_most={"ttft_ms_p95": 5, "error_share": 0.5}, at_least={"goodput_share": 0.9})
+    verdicts = judge(objectives, {"error_share": 0.5, "goodput_share": 0.8})
+    assert {verdict.figure: verdict.kept for verdict in verdicts} == {
+        "ttft_ms_p95": False,
+        "error_share": True,
+        "goodput_share": False,
+    }
+
+
+def test_the_servers_own_figures_are_of_the_time_between_two_readings() -> None:
+    page = "\n".join(
+        (
+            'r2sm_cache_requests_total{{cache="embedding"}} {}',
+            'r2sm_cache_hits_total{{cache="embedding",level="memory"}} {}',
+            'r2sm_cache_hits_total{{cache="embedding",level="redis"}} 1',
+            "# TYPE r2sm_queue_wait_seconds histogram",
+            'r2sm_queue_wait_seconds_bucket{{le="+Inf"}} {}',
+            "r2sm_queue_wait_seconds_count {}",
+            "r2sm_queue_wait_seconds_sum {}\n",
+        )
+    )
+
+    def reading(*values: float) -> Reading:
+        return Reading({f"gateway {name}": value for name, value in page_sums(page.format(*values)).items()})
+
+    assert between(reading(10, 2, 4, 4, 1.0), reading(30, 17, 8, 8, 1.2)) == {
+        "cache_hits_embedding": pytest.approx(0.75),
+        "queue_wait_ms": pytest.approx(50.0),
+    }
+    assert between(Reading({}), Reading({})) == {}
+
+
+def ran(folder: Path, records: list[Record], fault: str = "") -> Ran:
+    plan = Plan(SCENARIOS["mixed"], Load((1.0, 2.0), 50.0), "http://127.0.0.1:1", folder, TRANSPORTS)
+    return Ran(plan, records, Reading({}), Reading({}), fault)
+
+
+def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
+    records = [
+        record(float(number), 100.0 if number < 50 else 900.0, step=number // 50) for number in range(100)
+    ]
+    report = make_report(ran(tmp_path, records), Objectives(at_most={"ttfm_ms_p95": 500}))
+    assert [[verdict.kept for verdict in step.verdicts] for step in report.steps] == [[True], [False]]
+    assert not report.kept
+    assert "MISSED ttfm_ms_p95" in as_text(report)
+    page = write_report(report).read_text("utf-8")
+    assert page.count("<svg") == 4
+    assert "http" not in page.replace("http://127.0.0.1:1", ""), "it needs nothing from elsewhere"
+    assert json.loads((tmp_path / "report.json").read_text())["complete"] is True
+
+
+def test_a_run_that_broke_off_is_marked_and_what_it_showed_is_kept(tmp_path: Path) -> None:
+    report = make_report(
+        ran(tmp_path, [record(float(second), 100.0) for second in range(31)], "<it> died"), Objectives()
+    )
+    assert not report.kept
+    assert report.whole.figures["rate_per_s"] == pytest.approx(31 / 30), "of the time that it lasted"
+    assert "Incomplete: &lt;it&gt; died" in as_page(report)
+    assert "INCOMPLETE" in as_text(report)
+    assert make_report(ran(tmp_path, [], "nothing came"), Objectives()).whole.figures == {}
+
+
+def test_records_that_were_never_finished_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    whole = record(1.0, 2.0).model_dump_json()
+    path.write_text(f"{whole}\n{whole[:20]}")
+    assert read_records(path).records == [record(1.0, 2.0)]
+    assert read_records(path).ending is None
+    path.write_text(f"{whole}\n{Ending(fault='').model_dump_json()}\n")
+    assert read_records(path).ending == Ending(fault="")
