@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo soak bench-cache bench-drafts screenshot settings-table constraints
+.PHONY: help .venv demo test lint unit train-demo bench bench-check soak bench-cache bench-drafts screenshot settings-table constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -25,6 +25,12 @@ lint: .venv ## Check style, types and import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+bench: .venv ## Measure side by side with the reference and others, a JSON line a figure (ARGS="--rounds 5 --requests 16")
+	@$(BIN)/python -m loadtests.bench $(ARGS)
+
+bench-check: .venv ## Fail if a ratio is worse than the kept one by more than its noise (ARGS="--record 5": keep them)
+	@$(BIN)/python -m loadtests.bench --rounds 2 --requests 8 $(if $(findstring --record,$(ARGS)),,--check) $(ARGS)
 
 bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")
 	@$(BIN)/python -m loadtests.drafts $(ARGS)

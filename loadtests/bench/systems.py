@@ -1,0 +1,175 @@
+"""What is measured side by side: each takes a picture and a prompt, and the gateway and others run as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from engines.bundles import Bundle
+from engines.mllm.launcher import VllmServers
+from engines.mllm.vllm_config import VllmConfig
+from engines.vision.runtimes import open_runtime
+from engines.vision.runtimes.base import VisionRuntime
+from loadtests.bench.reference import Reference
+from loadtests.bench.script import PlainScript
+from loadtests.soak import gateway
+from server.client import SegmentClient
+
+START_SECONDS = 600.0
+POLL_SECONDS = 0.5
+GRACE_SECONDS = 10.0
+SERVE = "from server.cli import main; main()"
+
+
+class System(Protocol):
+    """Something that segments; `ask` gives the number of masks."""
+
+    name: str
+
+    async def ask(self, data: bytes, prompt: str) -> int: ...
+
+
+class ReferenceAlone:
+    """The reference in a thread of this process, one request at a time."""
+
+    name = "reference"
+
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._thread = ThreadPoolExecutor(1)
+
+    async def ask(self, data: bytes, prompt: str) -> int:
+        loop = asyncio.get_running_loop()
+        [masks] = await loop.run_in_executor(self._thread, self._reference.segment, [data], [prompt])
+        return len(masks)
+
+
+class Gateway:
+    """This server, over its client."""
+
+    name = "gateway"
+
+    def __init__(self, client: SegmentClient, pid: int) -> None:
+        self.client = client
+        self.pid = pid
+
+    async def ask(self, data: bytes, prompt: str) -> int:
+        return len((await self.client.segment(data, prompt)).masks)
+
+
+class Another:
+    """Another server of the reference: ``POST /segment`` with base64."""
+
+    def __init__(self, name: str, http: httpx.AsyncClient) -> None:
+        self.name = name
+        self._http = http
+
+    async def ask(self, data: bytes, prompt: str) -> int:
+        body = {"image": base64.b64encode(data).decode(), "prompt": prompt}
+        answer = await self._http.post("/segment", json=body)
+        answer.raise_for_status()
+        return len(answer.json()["masks"])
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """All of them, ready, on the same vLLM servers where they use any; `runtime` is the script's."""
+
+    reference: ReferenceAlone
+    litserve: Another
+    fastapi: Another
+    gateway: Gateway
+    script: PlainScript
+    runtime: VisionRuntime
+
+
+@asynccontextmanager
+async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
+    """Start everything, one after another, so that nothing is warmed while it is short of cores.
+
+    Raises:
+        EngineError: the bundle or an engine cannot be used.
+        SystemExit: a server ended before it was ready.
+    """
+    bundle = Bundle.load(path)
+    async with AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(
+            VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles)
+        )
+        await servers.wait_ready(START_SECONDS)
+        runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
+        stack.callback(runtime.close)
+        await asyncio.to_thread(runtime.warm_up)
+        pid, url = await stack.enter_async_context(gateway(_serve(path, servers)))
+        yield Systems(
+            reference=ReferenceAlone(await asyncio.to_thread(Reference, path)),
+            litserve=await stack.enter_async_context(_other("litserve", path, logs)),
+            fastapi=await stack.enter_async_context(_other("fastapi", path, logs)),
+            gateway=Gateway(await stack.enter_async_context(SegmentClient(url)), pid),
+            script=await stack.enter_async_context(
+                PlainScript(bundle, servers.reason_url, servers.concentrate_url, runtime)
+            ),
+            runtime=runtime,
+        )
+
+
+def _serve(bundle: Path, servers: VllmServers) -> list[str]:
+    urls = ["--reason-url", servers.reason_url, "--concentrate-url", servers.concentrate_url]
+    words = [sys.executable, "-c", SERVE, "serve", "--port", "0", "--bundle", str(bundle), *urls]
+    return [*words, "--log-level", "info", "--log-format", "text"]
+
+
+@asynccontextmanager
+async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
+    """A server of the reference as a child process, which ends with the block and takes its own children along."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
+    with (logs / f"{name}.log").open("wb") as log:
+        child = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=None, limits=httpx.Limits(max_connections=None)
+        ) as http:
+            async with asyncio.timeout(START_SECONDS):
+                while not await _healthy(http):
+                    if child.returncode is not None:
+                        raise SystemExit(
+                            f"{shlex.join(command)} ended with {child.returncode}: see {log.name}"
+                        )
+                    await asyncio.sleep(POLL_SECONDS)
+            yield Another(name, http)
+    finally:
+        await _end(child)
+
+
+async def _healthy(http: httpx.AsyncClient) -> bool:
+    try:
+        return (await http.get("/health")).is_success
+    except httpx.HTTPError:
+        return False
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """The child leads a process group of its own: whatever it started ends with it."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            await child.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()
