@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from loadtests.command import loadtest
+from loadtests.profile.command import profile
 from server.commands.bundle import app as bundle
 from server.commands.capacity import capacity
 from server.commands.config import config
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, capacity, loadtest, config, demo):
+for command in (serve, segment, evaluate, queries, capacity, loadtest, profile, config, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -124,15 +124,22 @@ class RunningGateway:
 
 
 @asynccontextmanager
-async def run_gateway(settings: Settings) -> AsyncIterator[RunningGateway]:
+async def run_gateway(
+    settings: Settings, telemetry: Telemetry | None = None
+) -> AsyncIterator[RunningGateway]:
     """A listening gateway; it stops with the context, and so do the vLLM servers it started.
+
+    `telemetry` takes the place of what the settings ask for.
 
     Raises:
         OSError: the address cannot be listened on.
         BundleError, BackendUnavailable: as `open_engines`.
     """
     with _listen(settings.host, settings.port) as listening:
-        async with open_telemetry(settings) as telemetry, open_engines(settings, telemetry) as opened:
+        async with (
+            open_telemetry(settings, telemetry) as telemetry,
+            open_engines(settings, telemetry) as opened,
+        ):
             app = create_app(lambda: open_services(opened.engines, settings, telemetry, opened.launched))
             server = _Server(wire_config(app, settings))
             serving = asyncio.create_task(server.serve([listening]))
@@ -171,10 +178,11 @@ def wire_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
 
 @asynccontextmanager
-async def open_telemetry(settings: Settings) -> AsyncIterator[Telemetry]:
-    """Metrics and, where the settings or OpenTelemetry's environment ask for them, traces."""
-    spans = open_spans(tracing_wanted(settings.tracing))
-    telemetry = Telemetry(spans, log_prompts=settings.log_prompts)
+async def open_telemetry(settings: Settings, given: Telemetry | None = None) -> AsyncIterator[Telemetry]:
+    """`given`, or metrics and, where the settings or OpenTelemetry's environment ask for them, traces."""
+    telemetry = given or Telemetry(
+        open_spans(tracing_wanted(settings.tracing)), log_prompts=settings.log_prompts
+    )
     try:
         yield telemetry
     finally:

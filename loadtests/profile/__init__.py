@@ -1,0 +1,1 @@
+"""Where the time of a request goes: stages as a timeline, the gateway's own code as a flame graph."""
