@@ -197,8 +197,7 @@ class Source(User):
         visiting, began = Pool(MOST_AT_ONCE), time.perf_counter()
 
         def visit(arrival: float) -> None:
-            step = bench.load.step(arrival)
-            made = bench.visitor.make(visits.draw(), began + arrival, began, step, gevent.sleep)
+            made = bench.visitor.make(visits.draw(), began + arrival, began, bench.load, gevent.sleep)
             for record in made:
                 bench.keep(record)
 

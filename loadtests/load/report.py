@@ -56,17 +56,22 @@ class LoadReport:
 
 
 def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
-    """Count and judge. Steps that were not reached are left out; what the server says is of all of them."""
+    """Count and judge. Steps that were not reached are left out; what the server says is of all of them.
+
+    The last step lasts until its clients have asked their last prompts, or until the run broke off.
+    """
     load, good = ran.plan.load, objectives.good
     last = max((record.intended for record in ran.records), default=0.0)
+    end = last if ran.fault else max(load.total, last)
     served = between(ran.before, ran.after)
-    whole = summarise(ran.records, min(load.total, last) if ran.fault else load.total, good)
+    whole = summarise(ran.records, end, good)
     whole.figures.update(served)
     steps = []
     for number, rate in enumerate(load.rates):
         records = [record for record in ran.records if record.step == number]
-        seconds = load.seconds if not ran.fault else min(load.seconds, last - number * load.seconds)
+        begins, is_last = number * load.seconds, number + 1 == len(load.rates)
         if records:
+            seconds = end - begins if is_last else min(load.seconds, end - begins)
             summary = summarise(records, seconds, good)
             steps.append(Step(rate, summary, judge(objectives, served | summary.figures)))
     return LoadReport(ran, objectives, whole, steps)
@@ -175,7 +180,8 @@ def _figures(summary: Summary) -> str:
 def _plots(report: LoadReport) -> str:
     windows = _windows(report)
     goodput = [(second, rate) for second, _, rate, _ in windows]
-    stages = {name: ms for name, ms in report.whole.stages.items() if name not in MARKS}
+    longest = sorted(report.whole.stages.items(), key=lambda item: -item[1])
+    stages = {name: ms for name, ms in longest if name not in MARKS}
     drawn = [
         curves(_against_load(report, windows), ("requests a second", "time to the end, ms")),
         curves(
@@ -199,7 +205,7 @@ def _plots(report: LoadReport) -> str:
 def _against_load(
     report: LoadReport, windows: Sequence[tuple[float, list[float], float, float]]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Latency over load: a point for each step, or, where there is but one, for each window of time."""
+    """Latency over load: a point for each step, or, where there is but one, for each rate that windows of time had."""
     if len(report.steps) > 1:
         return {
             f"p{at}": [
@@ -209,7 +215,13 @@ def _against_load(
             ]
             for at in PERCENTILES[:3]
         }
-    return {"p50, each window": [(rate, percentile(times, 50)) for _, times, _, rate in windows if times]}
+    pooled: dict[float, list[float]] = {}
+    for _, times, _, rate in windows:
+        pooled.setdefault(rate, []).extend(times)
+    return {
+        f"p{at}": [(rate, percentile(times, at)) for rate, times in pooled.items() if times]
+        for at in (50, 95)
+    }
 
 
 def _windows(report: LoadReport) -> list[tuple[float, list[float], float, float]]:

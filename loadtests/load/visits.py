@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from loadtests.load.arrivals import Load
 from loadtests.load.asking import FAULTS, Asked, Asker, Seen, asker, refusal, upload
 from loadtests.load.questions import Picture, as_new
 from loadtests.load.records import LEFT, Record
@@ -92,9 +93,12 @@ class Visitor:
         self._within = within
 
     def make(
-        self, visit: Visit, arrived: float, began: float, step: int, pause: Callable[[float], None]
+        self, visit: Visit, arrived: float, began: float, load: Load, pause: Callable[[float], None]
     ) -> Iterator[Record]:
-        """The records of a visit's requests, as they end; the times are by `time.perf_counter`."""
+        """The records of a visit's requests, as they end; the times are by `time.perf_counter`.
+
+        A request belongs to the step of the load in which it was to be sent, or to the last one.
+        """
         client = asker(visit.transport, self._http, self._url, self._key)
         intended, image = arrived, visit.image if len(visit.prompts) == 1 else None
         name: bytes | str = image or b""
@@ -106,7 +110,7 @@ class Visitor:
                     if not name:
                         name = upload(self._http, visit.image)
                     client.ask(Asked(name, prompt, {"reasoning": visit.reasoning}), seen)
-                yield seen.record(began, step, visit.transport, number)
+                yield seen.record(began, load.step(intended - began), visit.transport, number)
                 if not seen.end or number + 1 == len(visit.prompts):
                     return
                 intended = time.perf_counter() + visit.pauses[number]
