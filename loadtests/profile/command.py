@@ -31,6 +31,8 @@ FIRST_SCENE = 80_000_000
 WARM_UP = 2
 INTERVAL = 0.0005  # seconds between two looks
 SHOWN = 15
+OWN_TIME = "[self]"
+"""How pyinstrument calls it."""
 NOTE = (
     "The gateway's event loop, looked at every half millisecond; its engines run in other threads and processes, and "
     "while it waits for them it is in the event loop's own function. To be watched slows Python down: compare the "
@@ -113,13 +115,25 @@ def ask(url: str, pictures: Sequence[Picture]) -> None:
 def frames(session: pyinstrument.session.Session) -> Frame:
     """What the profiler saw, as plain frames."""
     root = session.root_frame()
-    return Frame("nothing was seen") if root is None else _plain(root)
+    return Frame("nothing was seen") if root is None else gathered([root])
 
 
-def _plain(frame: pyinstrument.frame.Frame) -> Frame:
-    inner = [_plain(child) for child in frame.children]
-    file = Path(frame.file_path or "").name
-    return Frame(f"{frame.function} {file}".strip(), frame.time, inner)
+def gathered(seen: Sequence[pyinstrument.frame.Frame]) -> Frame:
+    """What was seen of one function below one caller, at several moments, as one frame with all its callees.
+
+    A frame that only stands for its caller's own time is left out: the time stays the caller's.
+    """
+    below: dict[str, list[pyinstrument.frame.Frame]] = {}
+    for frame in seen:
+        for child in frame.children:
+            if child.function != OWN_TIME:
+                below.setdefault(_name(child), []).append(child)
+    seconds = sum(frame.time for frame in seen)
+    return Frame(_name(seen[0]), seconds, [gathered(children) for children in below.values()])
+
+
+def _name(frame: pyinstrument.frame.Frame) -> str:
+    return f"{frame.function} {Path(frame.file_path or '').name}".strip()
 
 
 def as_page(title: str, bars: Sequence[Bar], root: Frame) -> str:

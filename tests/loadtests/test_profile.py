@@ -6,13 +6,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
-from loadtests.profile.command import as_page, run_profile
+from loadtests.profile.command import as_page, gathered, run_profile
 from loadtests.profile.drawing import Frame, flame_graph, hottest, timeline
 from loadtests.profile.timeline import Bar, Timeline
 from server.opening import OpenEngines
@@ -91,6 +92,27 @@ async def test_a_profile_has_a_page_for_one_request_and_one_for_a_batch(tmp_path
         assert several.count(f">{stage}</text>") == 3
     assert whole.count("<title>") > 10, "the gateway's frames"
     assert "src=" not in whole
+
+
+@dataclass
+class Seen:
+    """Stands in for pyinstrument's frames."""
+
+    function: str
+    time: float
+    children: list[Seen] = field(default_factory=list)
+    file_path: str = "/somewhere/a.py"
+
+
+def test_what_was_seen_of_a_function_at_several_moments_is_one_frame() -> None:
+    moments = [Seen("f", 0.2, [Seen("[self]", 0.1), Seen("g", 0.1)]), Seen("[self]", 0.5), Seen("f", 0.3)]
+    root = gathered([Seen("main", 1.0, moments)])  # type: ignore[list-item]
+    assert root.name == "main a.py"
+    assert root.own == pytest.approx(0.5)
+    [inner] = root.inner
+    assert inner.seconds == pytest.approx(0.5)
+    assert inner.own == pytest.approx(0.4)
+    assert [(frame.name, frame.seconds) for frame in inner.inner] == [("g a.py", 0.1)]
 
 
 def test_a_page_escapes_what_it_shows() -> None:
