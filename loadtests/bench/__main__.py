@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -81,6 +83,9 @@ async def keep(systems: Systems, size: Size, rounds: int, repeats: int, path: Pa
 
 async def bench(given: argparse.Namespace) -> int:
     """What the command line asks for; returns the exit code."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     size = Size(given.requests, given.clients)
     kept = read_ratios(given.ratios) if given.check else {}
     with tempfile.TemporaryDirectory() as logs:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import shlex
-import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -134,7 +132,7 @@ def _serve(bundle: Path, servers: VllmServers) -> list[str]:
 
 @asynccontextmanager
 async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
-    """A server of the reference as a child process, which ends with the block and takes its own children along."""
+    """A server of the reference as a child process, which ends with the block, or with this process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
@@ -153,7 +151,9 @@ async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
                     await asyncio.sleep(POLL_SECONDS)
             yield Another(name, http)
     finally:
-        await _end(child)
+        with suppress(ProcessLookupError):
+            child.terminate()  # the leash ends the whole tree
+        await child.wait()
 
 
 async def _healthy(http: httpx.AsyncClient) -> bool:
@@ -161,15 +161,3 @@ async def _healthy(http: httpx.AsyncClient) -> bool:
         return (await http.get("/health")).is_success
     except httpx.HTTPError:
         return False
-
-
-async def _end(child: asyncio.subprocess.Process) -> None:
-    """The child leads a process group of its own: whatever it started ends with it."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(GRACE_SECONDS):
-            await child.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    await child.wait()
