@@ -129,7 +129,7 @@ class BoxPipeline(Pipeline):
         height, width = image.vision.original
         pixels = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
         prompt = VisualPrompt(visual.box or pixels, visual.points)
-        sparse = prompt.sparse(image.vision.original, image.vision.size)
+        sparse = prompt.sparse(image.vision.original, image.vision.size, image.vision.corner)
         return DecodeItem(embedding, None, image.vision.size, sparse)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from engines.batching import MicroBatcher
-from engines.cache.codec import BadValue, decode, encode, encoded_bytes, to_half
+from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes, to_half
 from engines.cache.observer import CacheObserver, CountingObserver
 from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait
 from engines.cache.single_flight import SingleFlightCache
@@ -26,18 +26,18 @@ SPEED_ONLY = frozenset({"threads"})
 
 @dataclass(frozen=True, slots=True)
 class EncoderIdentity:
-    """Whose features an embedding holds: `fingerprint` is 32 bytes, `shape` (C, g, g)."""
+    """Whose features an embedding holds: `fingerprint` is 32 bytes, `shapes` those of its tensors."""
 
     fingerprint: bytes
-    shape: tuple[int, int, int]
+    shapes: tuple[Shape, ...]
 
     @classmethod
     def of(cls, vision_digest: str, vision: VisionRuntime) -> EncoderIdentity:
         """Of the bundle's vision part with that digest (weights and config) in that runtime."""
         numerics = {name: value for name, value in vision.info().items() if name not in SPEED_ONLY}
-        shape = (vision.config.decoder.transformer_dim, vision.config.grid, vision.config.grid)
-        text = json.dumps([FEATURES_VERSION, vision_digest, numerics, shape], sort_keys=True)
-        return cls(hashlib.sha256(text.encode()).digest(), shape)
+        shapes = vision.config.feature_shapes
+        text = json.dumps([FEATURES_VERSION, vision_digest, numerics, shapes], sort_keys=True)
+        return cls(hashlib.sha256(text.encode()).digest(), shapes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SharedEmbeddings:
     @property
     def usable(self) -> bool:
         """Whether embeddings are small enough for the level."""
-        return self.level.takes(encoded_bytes(self.encoder.shape))
+        return self.level.takes(encoded_bytes(self.encoder.shapes))
 
     def key(self, digest: str) -> str:
         """Where the embedding of an image is."""
@@ -61,7 +61,7 @@ def rounded(
     run: Callable[[Sequence[Prepared]], list[Embedding]],
 ) -> Callable[[Sequence[Prepared]], list[Embedding]]:
     """`run` with its embeddings rounded to float16, so that they are the same whether fresh or from any level."""
-    return lambda images: [Embedding(to_half(embedding.values)) for embedding in run(images)]
+    return lambda images: [Embedding.of(map(to_half, embedding.tensors)) for embedding in run(images)]
 
 
 class Embeddings:
@@ -82,7 +82,7 @@ class Embeddings:
         self._shared = shared if shared is not None and shared.usable else None
         self._observer = observer or CountingObserver()
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
-            capacity, lambda embedding: embedding.values.nbytes
+            capacity, lambda embedding: embedding.nbytes
         )
 
     async def get_or_encode(self, image: PreparedImage) -> Embedding:
@@ -129,12 +129,12 @@ class Embeddings:
     async def _decoded(self, shared: SharedEmbeddings, value: bytes) -> Embedding | None:
         encoder = shared.encoder
         try:
-            values = await asyncio.to_thread(decode, value, encoder.fingerprint, encoder.shape)
+            tensors = await asyncio.to_thread(decode, value, encoder.fingerprint, encoder.shapes)
         except BadValue:
             self._observer.bad_value("embedding")
             return None
         self._observer.hit("embedding", "redis")
-        return Embedding(values)
+        return Embedding.of(tensors)
 
     async def _encode_to_share(
         self, shared: SharedEmbeddings, image: PreparedImage, token: str | None
@@ -150,7 +150,7 @@ class Embeddings:
             if token is not None:
                 shared.level.give_up(key, token)
             return embedding
-        shared.level.publish(key, partial(encode, embedding.values, shared.encoder.fingerprint), token)
+        shared.level.publish(key, partial(encode, embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
 
     async def _encode(self, image: PreparedImage) -> Embedding:

@@ -55,7 +55,9 @@ class Finisher:
         """The masks at the image's own size."""
 
         def mask(item: DecodedMask) -> MaskReady:
-            done = masks.finish(item.decoded.mask_logits, image.size, image.original, self._threshold)
+            done = masks.finish(
+                item.decoded.mask_logits, image.size, image.original, self._threshold, image.corner
+            )
             return MaskReady(item.object, item.mask_type, done.rle, done.bbox, done.area, item.decoded.iou)
 
         return await self._map(mask, wanted)

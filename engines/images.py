@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from engines.mllm.image import MllmImage, MllmImageConfig, prepare_image
+from engines.vision.config import Fit
 from engines.vision.preprocess import Prepared, prepare
 
 
@@ -29,10 +30,14 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImagePreparer:
-    """Makes `PreparedImage`s for one bundle. `image_size` is S, the side of the vision encoder's square."""
+    """Makes `PreparedImage`s for one bundle.
+
+    `image_size` is S, the side of the vision encoder's square; `fit` how an image comes to fill it.
+    """
 
     mllm: MllmImageConfig
     image_size: int
+    fit: Fit = "corner"
 
     def prepare(self, image: Image.Image, digest: str) -> PreparedImage:
         """Both forms of an upright RGB image. Blocking: call it in a worker thread. Raises `ImageRejected`."""
@@ -41,5 +46,5 @@ class ImagePreparer:
             image.width,
             image.height,
             prepare_image(image, digest, self.mllm),
-            prepare(np.asarray(image), self.image_size),
+            prepare(np.asarray(image), self.image_size, self.fit),
         )

@@ -309,7 +309,7 @@ class Pipeline:
         objects = len(next(iter(vectors.values())))
         wanted = [(number, mask_type) for number in range(objects) for mask_type in vectors]
         visual, size = ticket.request.visual, image.vision.size
-        sparse = None if visual is None else visual.sparse(image.vision.original, size)
+        sparse = None if visual is None else visual.sparse(image.vision.original, size, image.vision.corner)
         items = [DecodeItem(embedding, vectors[kind][number], size, sparse) for number, kind in wanted]
         decoded = await self._decoder.submit_all(items)
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]

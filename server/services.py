@@ -64,7 +64,7 @@ class Engines:
     @classmethod
     def of(cls, bundle: Bundle, mllm: MllmWithHealth, vision: VisionRuntime) -> Engines:
         """The engines that serve `bundle`."""
-        preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
+        preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size, bundle.vision.fit)
         return cls(
             bundle.name,
             bundle.grounder,

@@ -22,6 +22,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+Fit = Literal["corner", "stretch", "centre"]
 
 
 class _Sizes(BaseModel):
@@ -98,9 +100,60 @@ class TinyVitConfig(_Sizes):
         return self
 
 
-class DecoderConfig(_Sizes):
-    """SAM's prompt encoder and mask decoder; the defaults are SAM's."""
+class HieraConfig(_Sizes):
+    """SAM 2's Hiera and feature pyramid in the encoder's place; the defaults are Hiera-L.
 
+    `widths`, `depths`, `num_heads` and `window_sizes` are of each stage; every stage after the first halves the
+    resolution. `global_attn_indexes` count the blocks of all stages; `background_size` is the side of the table of
+    positions that is stretched over the image. `fit` is how an image comes to fill the square: ``stretch``, as SAM 2
+    does, or ``centre``, its aspect kept and black on both sides, as ConverSeg-Net does.
+    """
+
+    kind: Literal["hiera"] = "hiera"
+    image_size: PositiveInt = 1024
+    widths: tuple[PositiveInt, ...] = (144, 288, 576, 1152)
+    depths: tuple[PositiveInt, ...] = (2, 6, 36, 4)
+    num_heads: tuple[PositiveInt, ...] = (2, 4, 8, 16)
+    window_sizes: tuple[PositiveInt, ...] = (8, 4, 16, 8)
+    global_attn_indexes: tuple[int, ...] = (23, 33, 43)
+    background_size: PositiveInt = 7
+    output_channels: PositiveInt = 256
+    fit: Literal["stretch", "centre"] = "stretch"
+    pixel_mean: Triple = (123.675, 116.28, 103.53)
+    pixel_std: Triple = (58.395, 57.12, 57.375)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels for each cell of the embedding, which comes from the third of the four stages."""
+        return 16
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        stages = {len(self.widths), len(self.depths), len(self.num_heads), len(self.window_sizes)}
+        _require(stages == {4}, "every list must have one entry for each of the four stages")
+        side = 4 * self.window_sizes[0]
+        _require(self.image_size % side == 0, f"image_size must be a multiple of {side}")
+        _require(self.image_size % 32 == 0, "image_size must be a multiple of 32")
+        fitting = all(w % h == 0 for w, h in zip(self.widths, self.num_heads, strict=True))
+        _require(fitting, "widths must be multiples of num_heads")
+        blocks = range(sum(self.depths))
+        _require(all(i in blocks for i in self.global_attn_indexes), "global_attn_indexes must name blocks")
+        _require(self.output_channels % 8 == 0, "output_channels must be a multiple of 8")
+        _require(min(self.pixel_std) > 0, "pixel_std must be positive")
+        return self
+
+
+AnyEncoderConfig = EncoderConfig | TinyVitConfig | HieraConfig
+
+
+class DecoderConfig(_Sizes):
+    """SAM's prompt encoder and mask decoder; the defaults are SAM's.
+
+    SAM 2's (``sam2``) adds finer features while it upsamples, has a token for the object's presence before the
+    others, a sigmoid behind the predicted IoU, and takes one of the alternative masks where the single one is unstable.
+    """
+
+    kind: Literal["sam", "sam2"] = "sam"
     transformer_dim: PositiveInt = 256
     depth: PositiveInt = 2
     num_heads: PositiveInt = 8
@@ -130,7 +183,7 @@ class HeatmapConfig(_Sizes):
 class VisionConfig(_Sizes):
     """Everything that fixes the shapes of a `VisionModel`; without `heatmap` its only prompts are visual ones."""
 
-    encoder: Annotated[EncoderConfig | TinyVitConfig, Field(discriminator="kind")]
+    encoder: Annotated[AnyEncoderConfig, Field(discriminator="kind")]
     decoder: DecoderConfig
     heatmap: HeatmapConfig | None = None
 
@@ -138,6 +191,9 @@ class VisionConfig(_Sizes):
     def _fits(self) -> Self:
         dim = self.decoder.transformer_dim
         _require(self.encoder.output_channels == dim, "output_channels must equal transformer_dim")
+        both = (self.encoder.kind == "hiera", self.decoder.kind == "sam2")
+        _require(both in ((True, True), (False, False)), "Hiera and SAM 2's decoder go together")
+        _require(self.heatmap is None or not all(both), "SAM 2 has no place for a heatmap head")
         heads = self.heatmap.num_heads if self.heatmap else 1
         _require(dim % heads == 0, "transformer_dim must be a multiple of heatmap.num_heads")
         return self
@@ -151,6 +207,20 @@ class VisionConfig(_Sizes):
     def vector_dim(self) -> int:
         """The width of a vector among the decoder's inputs; 1 for the blanks of a model without a heatmap head."""
         return self.heatmap.vector_dim if self.heatmap else 1
+
+    @property
+    def fit(self) -> Fit:
+        """How an image comes to fill the square."""
+        return self.encoder.fit if isinstance(self.encoder, HieraConfig) else "corner"
+
+    @property
+    def feature_shapes(self) -> tuple[Shape, ...]:
+        """The shapes (C, h, w) of an image's features: the embedding's, then those of finer ones, if there are any."""
+        channels, side = self.decoder.transformer_dim, self.grid
+        coarse = (channels, side, side)
+        if self.decoder.kind == "sam":
+            return (coarse,)
+        return coarse, (channels // 4, 2 * side, 2 * side), (channels // 8, 4 * side, 4 * side)
 
     @property
     def grid(self) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
-from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE
+from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, feature_names
 
 OPSET = 20
 SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
@@ -22,8 +24,8 @@ class _Encoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        return self.model.encode(pixels, sizes)
+    def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        return self.model.features(pixels, sizes)
 
 
 class _Decoder(nn.Module):
@@ -51,8 +53,9 @@ class _PromptedDecoder(nn.Module):
         guided: Tensor,
         points: Tensor,
         labels: Tensor,
+        fine: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self.model.decode_prompted(embeddings, vectors, sizes, owners, guided, points, labels)
+        return self.model.decode_prompted(embeddings, vectors, sizes, owners, guided, points, labels, fine)
 
 
 def export(model: VisionModel, directory: Path) -> None:
@@ -60,11 +63,11 @@ def export(model: VisionModel, directory: Path) -> None:
 
     A model without a heatmap head has no plain decoder.
 
-    Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g]. Decoder: embeddings
-    [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
+    Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g] and finer features. Decoder:
+    embeddings [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
     [B, 1, 4g, 4g] and iou [B, 1]. The prompted decoder takes guided bool [B], points [B, P, 2] and labels
-    int64 [B, P] besides; it is a graph of its own so that those who do not point at anything pay nothing for it.
-    N, B and P are dynamic; see `VisionModel` for the meaning of each.
+    int64 [B, P] besides, and finer features, where the encoder makes any; it is a graph of its own so that those
+    who do not point at anything pay nothing for it. N, B and P are dynamic; see `VisionModel` for the meaning of each.
     """
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
@@ -75,7 +78,7 @@ def export(model: VisionModel, directory: Path) -> None:
             "sizes": torch.full((2, 2), side),
         },
         {"pixels": {0: "images"}, "sizes": {0: SAME}},
-        ["embeddings"],
+        feature_names(config),
         directory / ENCODER_FILE,
     )
     prompts: dict[str, Tensor] = {
@@ -99,23 +102,33 @@ def export(model: VisionModel, directory: Path) -> None:
         "labels": torch.ones(3, 2, dtype=torch.int64),
     }
     visual_axes = {"guided": {0: SAME}, "points": {0: SAME, 1: "points"}, "labels": {0: SAME, 1: SAME}}
+    fine = _fine(config)
     _export(
         _PromptedDecoder(model),
-        prompts | visual,
-        axes | visual_axes,
+        prompts | visual | fine,
+        axes | visual_axes | {name: tuple({0: SAME} for _ in levels) for name, levels in fine.items()},
         outputs,
         directory / PROMPTED_DECODER_FILE,
+        [*prompts, *visual, *feature_names(config)[1:]],
     )
+
+
+def _fine(config: VisionConfig) -> dict[str, tuple[Tensor, ...]]:
+    """The finer features of two images, as an argument, if there are any."""
+    _, *shapes = config.feature_shapes
+    return {"fine": tuple(torch.zeros(2, *shape) for shape in shapes)} if shapes else {}
 
 
 @torch.no_grad()
 def _export(
     module: nn.Module,
-    inputs: dict[str, Tensor],
-    dynamic: dict[str, dict[int, Any]],
+    inputs: Mapping[str, Tensor | tuple[Tensor, ...]],
+    dynamic: Mapping[str, Any],
     outputs: list[str],
     path: Path,
+    names: list[str] | None = None,
 ) -> None:
+    """`names` are the graph's for the inputs, where they are not the arguments'."""
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     with warnings.catch_warnings():
         # torch warns of a deprecated class that its own exporter uses.
@@ -124,10 +137,10 @@ def _export(
             module.eval(),
             (),
             path,
-            kwargs=inputs,
-            input_names=list(inputs),
+            kwargs=dict(inputs),
+            input_names=names or list(inputs),
             output_names=outputs,
-            dynamic_shapes=dynamic,
+            dynamic_shapes=dict(dynamic),
             opset_version=OPSET,
             dynamo=True,
             external_data=weights > INLINE_BYTES,

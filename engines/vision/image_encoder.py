@@ -1,4 +1,4 @@
-"""Image encoders: transformers' `SamVisionEncoder` with attention that trains and exports well, or TinyViT."""
+"""Image encoders: transformers' `SamVisionEncoder` with attention that trains and exports well, TinyViT, or Hiera."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers.models.sam.configuration_sam import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
-from engines.vision.config import EncoderConfig, TinyVitConfig
+from engines.vision.config import AnyEncoderConfig, HieraConfig, TinyVitConfig
+from engines.vision.hiera import HieraEncoder
 from engines.vision.tiny_vit import TinyVit
 
 
@@ -63,10 +64,15 @@ def _one_hot_places(side: int) -> Tensor:
     return torch.cat([eye.repeat_interleave(side, dim=0), eye.repeat(side, 1)], dim=-1)
 
 
-def build_image_encoder(config: EncoderConfig | TinyVitConfig) -> SamVisionEncoder | TinyVit:
+ImageEncoder = SamVisionEncoder | TinyVit | HieraEncoder
+
+
+def build_image_encoder(config: AnyEncoderConfig) -> ImageEncoder:
     """An encoder of these sizes, not yet initialised; a `SamVisionEncoder` has `RelPosAttention` inside."""
     if isinstance(config, TinyVitConfig):
         return TinyVit(config)
+    if isinstance(config, HieraConfig):
+        return HieraEncoder(config)
     encoder = SamVisionEncoder(
         SamVisionConfig(
             hidden_size=config.hidden_size,
@@ -87,15 +93,19 @@ def build_image_encoder(config: EncoderConfig | TinyVitConfig) -> SamVisionEncod
     return encoder
 
 
-def run_image_encoder(encoder: SamVisionEncoder | TinyVit, pixels: Tensor) -> Tensor:
-    """Normalised `pixels` (B, 3, S, S) to embeddings (B, C, g, g), without transformers' output recording."""
-    if isinstance(encoder, TinyVit):
+def run_image_encoder(encoder: ImageEncoder, pixels: Tensor) -> tuple[Tensor, ...]:
+    """Normalised `pixels` (B, 3, S, S) to embeddings (B, C, g, g) and finer features, if the encoder makes any.
+
+    Transformers' own `forward` would record outputs besides.
+    """
+    if isinstance(encoder, HieraEncoder):
         return encoder(pixels)  # type: ignore[no-any-return]
+    if isinstance(encoder, TinyVit):
+        return (encoder(pixels),)
     hidden = encoder.patch_embed(pixels) + encoder.pos_embed
     for layer in encoder.layers:
         hidden = layer(hidden)
-    embeddings: Tensor = encoder.neck(hidden)
-    return embeddings
+    return (encoder.neck(hidden),)
 
 
 class PixelNormaliser(nn.Module):
@@ -104,17 +114,20 @@ class PixelNormaliser(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig | TinyVitConfig) -> None:
+    def __init__(self, config: AnyEncoderConfig) -> None:
         super().__init__()
+        self.black_padding = isinstance(config, HieraConfig)
         self.register_buffer("mean", torch.tensor(config.pixel_mean), persistent=False)
         self.register_buffer("std", torch.tensor(config.pixel_std), persistent=False)
 
     def forward(self, pixels: Tensor, sizes: Tensor) -> Tensor:
         """`pixels` uint8 (B, S, S, 3) and valid `sizes` int64 (B, 2) as (h, w) to float32 (B, 3, S, S).
 
-        The padding, below h and right of w, is 0 *after* normalising, as in SAM.
+        The padding, below h and right of w, is 0 *after* normalising, as in SAM; where SAM 2 is padded, it is black.
         """
         normalised = (pixels.float() - self.mean) / self.std
+        if self.black_padding:
+            return normalised.permute(0, 3, 1, 2)
         inside = valid_area(sizes, pixels.shape[1])
         return (normalised * inside.unsqueeze(-1)).permute(0, 3, 1, 2)
 

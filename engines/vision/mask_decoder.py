@@ -1,4 +1,4 @@
-"""SAM's mask decoder, batched across images: one embedding for each prompt, no loop and no repeat."""
+"""SAM's mask decoder, and SAM 2's, batched across images: one embedding for each prompt, no loop and no repeat."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from engines.vision.config import DecoderConfig
 from engines.vision.layers import Attention, LayerNorm2d, Mlp
+
+STABLE, DELTA = 0.98, 0.05  # SAM 2: the least stability of a single mask, and how far its threshold is moved
 
 
 class _TokenMlp(nn.Module):
@@ -91,6 +93,7 @@ class MaskDecoder(nn.Module):
         )
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp(dim, dim, dim // 8, 3) for _ in range(masks))
         self.iou_prediction_head = Mlp(dim, config.iou_head_hidden_dim, masks, config.iou_head_depth)
+        self.obj_score_token = nn.Embedding(1, dim) if config.kind == "sam2" else None
 
     def forward(
         self,
@@ -100,6 +103,7 @@ class MaskDecoder(nn.Module):
         dense: Tensor,
         *,
         multimask: bool = False,
+        fine: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor]:
         """Decode one prompt on each of B embeddings.
 
@@ -109,21 +113,57 @@ class MaskDecoder(nn.Module):
             sparse: (B, P, C) prompt tokens, or None for none.
             dense: (B, C, g, g) or (1, C, 1, 1), added to the embeddings.
             multimask: the M alternative masks of an ambiguous prompt in place of the single one.
+            fine: for SAM 2, (B, C / 4, 2g, 2g) and (B, C / 8, 4g, 4g).
 
         Returns:
             Mask logits (B, 1 or M, 4g, 4g) and predicted IoU (B, 1 or M).
         """
         batch, _, height, width = embeddings.shape
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        first = 0  # where the IoU's token stands
+        if self.obj_score_token is not None:
+            own, first = torch.cat([self.obj_score_token.weight, own]), 1
         tokens = own.unsqueeze(0).expand(batch, -1, -1)
         if sparse is not None:
             tokens = torch.cat([tokens, sparse.to(own.dtype)], dim=1)
         cells = (embeddings + dense).flatten(2).transpose(1, 2)
         tokens, cells = self.transformer(cells, image_pe.flatten(2).transpose(1, 2), tokens)
 
-        features = self.output_upscaling(cells.transpose(1, 2).unflatten(-1, (height, width)))
-        wanted = range(1, self.mask_tokens.num_embeddings) if multimask else range(1)
-        kernels = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in wanted], dim=1)
-        masks = (kernels @ features.flatten(2)).unflatten(-1, features.shape[-2:])
-        iou = self.iou_prediction_head(tokens[:, 0])
-        return masks, iou[:, wanted.start : wanted.stop]
+        features = self._upscaled(cells.transpose(1, 2).unflatten(-1, (height, width)), fine)
+        every = range(self.mask_tokens.num_embeddings)
+        wanted = every[1:] if multimask else every if self.obj_score_token is not None else every[:1]
+        kernels = [self.output_hypernetworks_mlps[i](tokens[:, first + 1 + i]) for i in wanted]
+        masks = (torch.stack(kernels, dim=1) @ features.flatten(2)).unflatten(-1, features.shape[-2:])
+        iou = self.iou_prediction_head(tokens[:, first])[:, wanted.start : wanted.stop]
+        if self.obj_score_token is None:
+            return masks, iou
+        return (masks, iou.sigmoid()) if multimask else _stable(masks, iou.sigmoid())
+
+    def _upscaled(self, cells: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        """`cells` (B, C, g, g) to (B, C / 8, 4g, 4g); finer features are added on the way."""
+        if not fine:
+            plain: Tensor = self.output_upscaling(cells)
+            return plain
+        double, norm, act, quadruple, last = self.output_upscaling
+        features: Tensor = last(quadruple(act(norm(double(cells) + fine[0]))) + fine[1])
+        return features
+
+
+def likeliest(masks: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """The one of `masks` (B, M, 4g, 4g) whose `iou` (B, M) is highest: (B, 1, 4g, 4g) and (B, 1)."""
+    best = iou.argmax(dim=1, keepdim=True) == torch.arange(iou.shape[1], device=iou.device)
+    return (masks * best[:, :, None, None]).sum(1, keepdim=True), (iou * best).sum(1, keepdim=True)
+
+
+def _stable(masks: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of `masks` where it is stable, that is, changes little with its threshold; else the likeliest other.
+
+    SAM 2 calls it dynamic multimask via stability, and does it unless it is told not to.
+    """
+    single = masks[:, :1].flatten(2)
+    smaller, larger = ((single > delta).sum(dim=-1).float() for delta in (DELTA, -DELTA))
+    stable = (larger == 0) | (smaller >= STABLE * larger)  # (B, 1)
+    others, scores = likeliest(masks[:, 1:], iou[:, 1:])
+    return torch.where(stable[:, :, None, None], masks[:, :1], others), torch.where(
+        stable, iou[:, :1], scores
+    )

@@ -31,6 +31,7 @@ def finish(
     size: tuple[int, int],
     original: tuple[int, int],
     threshold: float = 0.0,
+    corner: tuple[int, int] = (0, 0),
 ) -> Mask:
     """Turn the decoder's logits into a mask of the picture.
 
@@ -39,21 +40,25 @@ def finish(
         size: the valid (h, w) in pixels of the padded square; its longer side is the square's side.
         original: the picture's (H, W).
         threshold: logits above it are inside.
+        corner: where the valid area begins, (top, left).
     """
-    return encode(upscale(mask_logits, size, original) > threshold)
+    return encode(upscale(mask_logits, size, original, corner) > threshold)
 
 
 def upscale(
-    logits: NDArray[np.float32], size: tuple[int, int], original: tuple[int, int]
+    logits: NDArray[np.float32],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    corner: tuple[int, int] = (0, 0),
 ) -> NDArray[np.float32]:
     """Logits [4g, 4g] over the padded square to [H, W] over the picture, Fortran-ordered.
 
     As SAM: bilinear to the square's pixels, padding cut off, bilinear to the picture. Both steps work on the
     transposed array, so that the result lies column by column, as the run-length code wants it.
     """
-    square = max(size)
+    square, (top, left) = max(size), corner
     columns = cv2.resize(np.ascontiguousarray(logits.T), (square, square), interpolation=cv2.INTER_LINEAR)
-    valid = np.ascontiguousarray(columns[: size[1], : size[0]])
+    valid = np.ascontiguousarray(columns[left : left + size[1], top : top + size[0]])
     picture = cv2.resize(
         valid, original, interpolation=cv2.INTER_LINEAR
     )  # (H, W) is OpenCV's (width, height)

@@ -67,6 +67,10 @@ class VisionModel(nn.Module):
 
     def encode(self, pixels: Tensor, sizes: Tensor) -> Tensor:
         """`pixels` uint8 (B, S, S, 3), valid `sizes` int64 (B, 2) as (h, w), to embeddings (B, C, g, g)."""
+        return self.features(pixels, sizes)[0]
+
+    def features(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of images, each (B, C', h, w) as `VisionConfig.feature_shapes` says; the embeddings first."""
         return run_image_encoder(self.image_encoder, self.pixels(pixels, sizes))
 
     def decode(
@@ -99,6 +103,7 @@ class VisionModel(nn.Module):
         guided: Tensor,
         points: Tensor,
         labels: Tensor,
+        fine: tuple[Tensor, ...] = (),
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`decode` with points and box corners beside the priors, or in their place.
 
@@ -107,15 +112,17 @@ class VisionModel(nn.Module):
                 and the prior that is returned means nothing.
             points: (B, P, 2) as (x, y) in pixels of the padded square.
             labels: int64 (B, P), see `PromptEncoder.embed_points`.
+            fine: the finer features of the N images, where the model has any.
         """
         embeddings = embeddings[owners]
         blank = self.prompt_encoder.no_mask()
         if self.heatmap_head is None:
-            prior, dense = embeddings.new_zeros(len(owners), 1, *[self.config.mask_size] * 2), blank
+            prior, dense = embeddings.new_zeros(owners.shape[0], 1, *[self.config.mask_size] * 2), blank
         else:
             prior, dense = self._prior(embeddings, vectors, sizes)
             dense = torch.where(guided[:, None, None, None], dense, blank)
-        masks, iou = self._masks(embeddings, self.prompt_encoder.embed_points(points, labels), dense)
+        fine = tuple(level[owners] for level in fine)
+        masks, iou = self._masks(embeddings, self.prompt_encoder.embed_points(points, labels), dense, fine)
         return prior, masks, iou
 
     def _prior(self, embeddings: Tensor, vectors: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,10 +132,12 @@ class VisionModel(nn.Module):
         prior = self.heatmap_head(embeddings, vectors)
         return prior, self.prompt_encoder.embed_masks(self._inside(prior, sizes))
 
-    def _masks(self, embeddings: Tensor, sparse: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def _masks(
+        self, embeddings: Tensor, sparse: Tensor | None, dense: Tensor, fine: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, Tensor]:
         """Mask logits (B, 1, 4g, 4g) and predicted IoU (B, 1)."""
         image_pe = self.prompt_encoder.pe_layer.grid(self.config.grid)
-        masks, iou = self.mask_decoder(embeddings, image_pe, sparse, dense)
+        masks, iou = self.mask_decoder(embeddings, image_pe, sparse, dense, fine=fine)
         return masks, iou
 
     def _inside(self, prior: Tensor, sizes: Tensor) -> Tensor:

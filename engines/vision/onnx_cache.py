@@ -10,13 +10,18 @@ import tempfile
 from pathlib import Path
 
 from engines.errors import BundleError
-from engines.vision.config import CONFIG_FILE, WEIGHTS_FILE
+from engines.vision.config import CONFIG_FILE, WEIGHTS_FILE, VisionConfig
 
 logger = logging.getLogger(__name__)
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 PROMPTED_DECODER_FILE = "prompted_decoder.onnx"  # with points and boxes
+
+
+def feature_names(config: VisionConfig) -> list[str]:
+    """What the graphs call an image's features: the embedding, and finer ones if its encoder makes any."""
+    return ["embeddings", *(f"fine_{level}" for level in range(len(config.feature_shapes) - 1))]
 
 
 def exported(vision_dir: Path, cache_dir: Path) -> Path:

@@ -45,10 +45,13 @@ class VisualPrompt:
             if not (0 <= x <= width and 0 <= y <= height):
                 raise InvalidInput(f"{name}: ({x:g}, {y:g}) is outside the image, {width} × {height} pixels")
 
-    def sparse(self, original: tuple[int, int], size: tuple[int, int]) -> SparsePrompt:
+    def sparse(
+        self, original: tuple[int, int], size: tuple[int, int], corner: tuple[int, int] = (0, 0)
+    ) -> SparsePrompt:
         """The prompt for a picture of `original` (H, W) that became `size` (h, w) in the padded square.
 
-        As segment-anything: points, then the box's corners; points without a box get one `NOT_A_POINT`.
+        It begins at `corner`, (top, left). As segment-anything: points, then the box's corners; points without a
+        box get one `NOT_A_POINT`.
         """
         scale = np.array([size[1] / original[1], size[0] / original[0]], dtype=np.float32)
         places = [(point.x, point.y) for point in self.points]
@@ -57,7 +60,10 @@ class VisualPrompt:
             places, labels = [*places, (0.0, 0.0)], [*labels, NOT_A_POINT]
         else:
             places, labels = [*places, self.box[:2], self.box[2:]], [*labels, BOX_MIN, BOX_MAX]
-        return SparsePrompt(np.array(places, dtype=np.float32) * scale, np.array(labels, dtype=np.int64))
+        begin = np.array([corner[1], corner[0]], dtype=np.float32)
+        return SparsePrompt(
+            np.array(places, dtype=np.float32) * scale + begin, np.array(labels, dtype=np.int64)
+        )
 
     def _places(self) -> Iterator[tuple[str, float, float]]:
         if self.box is not None:

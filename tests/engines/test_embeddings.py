@@ -85,7 +85,7 @@ def test_the_fingerprint_is_of_weights_and_numerics(
     first = EncoderIdentity.of("weights", runtime)
     second = EncoderIdentity.of(digest, Renamed(runtime, info))  # type: ignore[arg-type]
     assert (first.fingerprint == second.fingerprint) is same
-    assert (len(first.fingerprint), first.shape) == (32, (32, 8, 8))
+    assert (len(first.fingerprint), first.shapes) == (32, ((32, 8, 8),))
 
 
 class TooSmall:

@@ -1,4 +1,4 @@
-"""Published SAM checkpoints, with the names of segment-anything or of Hugging Face, under this project's names."""
+"""Published checkpoints of SAM and SAM 2, with their authors' names or Hugging Face's, under this project's names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from engines.bundles.imports import sam2
 from engines.bundles.imports.checkpoints import read_tensors
 from engines.bundles.imports.language_model import locate
 from engines.bundles.imports.mobile_sam import FIRST_TENSOR, fold_norms, tiny_vit_config
 from engines.bundles.imports.renaming import Renames, count, renamed
 from engines.errors import CheckpointError
-from engines.vision.config import DecoderConfig, EncoderConfig, TinyVitConfig, VisionConfig
+from engines.vision.config import AnyEncoderConfig, DecoderConfig, EncoderConfig, VisionConfig
 
 NAMED = 5  # how many names a message tells
 HEADS = 8  # of SAM's mask decoder, whatever its encoder; no tensor's shape tells it
@@ -59,7 +60,7 @@ INNER_LAYER = re.compile(
 class Sam:
     """A SAM: its sizes, and its tensors under the names of `VisionModel`."""
 
-    encoder: EncoderConfig | TinyVitConfig
+    encoder: AnyEncoderConfig
     decoder: DecoderConfig
     tensors: Mapping[str, Tensor]
 
@@ -86,9 +87,7 @@ def read_sam(model: str) -> Sam:
     return sam
 
 
-def _recognise(
-    file: Path, stored: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], EncoderConfig | TinyVitConfig]:
+def _recognise(file: Path, stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], AnyEncoderConfig]:
     """The tensors under this project's names, and the encoder's sizes, by a name that only one family has."""
     if FIRST_TENSOR in stored:
         return fold_norms(stored), tiny_vit_config(stored)
@@ -98,6 +97,12 @@ def _recognise(
     if "vision_encoder.pos_embed" in stored:
         tensors = from_hugging_face(stored)
         return tensors, _encoder_config(tensors)
+    if sam2.FIRST_TENSOR in stored:
+        tensors = sam2.from_original(stored)
+        return tensors, sam2.hiera_config(tensors)
+    if sam2.FIRST_TENSOR_AT_HUGGING_FACE in stored:
+        tensors = sam2.from_hugging_face(from_hugging_face(sam2.image_parts(stored)))
+        return tensors, sam2.hiera_config(tensors)
     some = ", ".join(sorted(stored)[:NAMED])
     raise CheckpointError(f"{file}: no SAM that is known here; it begins with {some}")
 
@@ -135,6 +140,7 @@ def _decoder_config(tensors: Mapping[str, Tensor]) -> DecoderConfig:
     masks, dim = tensors["mask_decoder.mask_tokens.weight"].shape
     layer = "mask_decoder.transformer.layers.0"
     return DecoderConfig(
+        kind="sam2" if "mask_decoder.obj_score_token.weight" in tensors else "sam",
         transformer_dim=dim,
         depth=count(tensors, r"mask_decoder\.transformer\.layers\.(\d+)\."),
         num_heads=HEADS,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,29 @@ from engines.vision.visual_prompt import NOT_A_POINT, SparsePrompt
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """An image embedding: `values` float32 [C, g, g]. Share one object between the prompts on one image."""
+    """An image embedding: `values` float32 [C, g, g]. Share one object between the prompts on one image.
+
+    `fine` are the finer features that SAM 2's decoder takes besides, float32 [C / 4, 2g, 2g] and [C / 8, 4g, 4g].
+    """
 
     values: NDArray[np.float32]
+    fine: tuple[NDArray[np.float32], ...] = ()
+
+    @classmethod
+    def of(cls, tensors: Iterable[NDArray[np.float32]]) -> Self:
+        """The embedding of these tensors, the coarsest first."""
+        values, *fine = tensors
+        return cls(values, tuple(fine))
+
+    @property
+    def tensors(self) -> tuple[NDArray[np.float32], ...]:
+        """All of them, the coarsest first."""
+        return (self.values, *self.fine)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds in memory."""
+        return sum(values.nbytes for values in self.tensors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,11 +102,11 @@ class VisionRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeBatch:
-    """Items side by side: `embeddings` [N, C, g, g], each image once; `owners` int64 [B] indexes them;
-    `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
+    """Items side by side: `features`, embeddings [N, C, g, g] and finer ones, have each image once; `owners`
+    int64 [B] indexes them; `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
     """
 
-    embeddings: NDArray[np.float32]
+    features: tuple[NDArray[np.float32], ...]
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     owners: NDArray[np.int64]
@@ -124,11 +144,21 @@ def decode_all(items: Sequence[DecodeItem], config: VisionConfig, run: RunDecode
         VisionFailed: names the item at fault, before anything has run; or what `run` raises.
     """
     _check_items(items, config)
+    items = [_completed(item, config) for item in items]
     results: dict[int, Decoded] = {}
     for places in _by_length(items):
         group = [items[place] for place in places]
         results.update(zip(places, run(_stack_items(group, config), _stack_sparse(group)), strict=True))
     return [results[place] for place in range(len(items))]
+
+
+def _completed(item: DecodeItem, config: VisionConfig) -> DecodeItem:
+    """SAM 2 ends every visual prompt with a point that is none; SAM only those without a box."""
+    sparse = item.sparse
+    if sparse is None or config.decoder.kind == "sam" or NOT_A_POINT in sparse.labels:
+        return item
+    points = np.concatenate([sparse.points, np.zeros((1, 2), np.float32)])
+    return replace(item, sparse=SparsePrompt(points, np.append(sparse.labels, NOT_A_POINT)))
 
 
 def _by_length(items: Sequence[DecodeItem]) -> list[list[int]]:
@@ -157,7 +187,10 @@ def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBat
     distinct = list({id(item.embedding): item.embedding for item in items}.values())
     places = {id(embedding): place for place, embedding in enumerate(distinct)}
     return DecodeBatch(
-        embeddings=np.stack([embedding.values for embedding in distinct]).astype(np.float32, copy=False),
+        features=tuple(
+            np.stack(level).astype(np.float32, copy=False)
+            for level in zip(*(embedding.tensors for embedding in distinct), strict=True)
+        ),
         vectors=np.stack(vectors).astype(np.float32, copy=False),
         sizes=np.array([item.size for item in items], dtype=np.int64),
         owners=np.array([places[id(item.embedding)] for item in items], dtype=np.int64),
@@ -165,7 +198,7 @@ def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBat
 
 
 def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
-    embedding_shape = (config.decoder.transformer_dim, config.grid, config.grid)
+    feature_shapes = config.feature_shapes
     vector_shape = (config.vector_dim,)
     for index, item in enumerate(items):
         if item.vector is None and item.sparse is None:
@@ -176,9 +209,10 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
             raise VisionFailed(
                 f"vector {index} is {item.vector.shape}, the heatmap head takes {vector_shape}"
             )
-        if item.embedding.values.shape != embedding_shape:
-            shape = item.embedding.values.shape
-            raise VisionFailed(f"embedding {index} is {shape}, the decoder takes {embedding_shape}")
+        shapes = tuple(values.shape for values in item.embedding.tensors)
+        if shapes != feature_shapes:
+            told = f"embedding {index} is {' and '.join(map(str, shapes))}"
+            raise VisionFailed(f"{told}, the decoder takes {' and '.join(map(str, feature_shapes))}")
         if item.vector is not None and not np.isfinite(item.vector).all():
             raise VisionFailed(f"vector {index} holds a value that is not finite")
 
@@ -199,10 +233,15 @@ def split_outputs(
     ]
 
 
-def split_embeddings(embeddings: NDArray[np.float32]) -> list[Embedding]:
-    """Embeddings [B, C, g, g] as one `Embedding` each. Raises `VisionFailed` for a value that is not finite."""
-    _require_finite("embedding", embeddings)
-    return [Embedding(values) for values in embeddings]
+def split_embeddings(features: Sequence[NDArray[np.float32]]) -> list[Embedding]:
+    """Embeddings [B, C, g, g], and finer features if there are any, as one `Embedding` for each image.
+
+    Raises:
+        VisionFailed: a value is not finite.
+    """
+    for level in features:
+        _require_finite("embedding", level)
+    return [Embedding.of(tensors) for tensors in zip(*features, strict=True)]
 
 
 def _require_finite(name: str, values: NDArray[np.float32]) -> None:

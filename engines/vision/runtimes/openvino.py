@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from engines.errors import VisionFailed
 from engines.vision.config import VisionConfig, load_config
-from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, exported
+from engines.vision.onnx_cache import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    PROMPTED_DECODER_FILE,
+    exported,
+    feature_names,
+)
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import base
 
@@ -71,8 +77,7 @@ class OpenVinoRuntime:
 
     def _encode(self, image: Prepared) -> list[base.Embedding]:
         inputs: Inputs = {"pixels": image.pixels[None], "sizes": np.array([image.size], dtype=np.int64)}
-        [embeddings] = self._encoder(inputs, ["embeddings"])
-        return base.split_embeddings(embeddings)
+        return base.split_embeddings(self._encoder(inputs, feature_names(self._config)))
 
     def decode(self, items: Sequence[base.DecodeItem]) -> list[base.Decoded]:
         """One result for each item, in order."""
@@ -80,7 +85,7 @@ class OpenVinoRuntime:
 
     def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
         inputs: Inputs = {
-            "embeddings": batch.embeddings,
+            **dict(zip(feature_names(self._config), batch.features, strict=True)),
             "vectors": batch.vectors,
             "sizes": batch.sizes,
             "owners": batch.owners,

@@ -36,7 +36,7 @@ class TorchRuntime:
             return []
         pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
         sizes = torch.tensor([image.size for image in images])
-        return base.split_embeddings(self._model.encode(pixels, sizes).numpy())
+        return base.split_embeddings([level.numpy() for level in self._model.features(pixels, sizes)])
 
     @torch.inference_mode()
     def decode(self, items: Sequence[base.DecodeItem]) -> list[base.Decoded]:
@@ -44,12 +44,13 @@ class TorchRuntime:
         return base.decode_all(items, self.config, self._decode)
 
     def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
-        common = map(torch.from_numpy, (batch.embeddings, batch.vectors, batch.sizes, batch.owners))
+        embeddings, *fine = map(torch.from_numpy, batch.features)
+        common = map(torch.from_numpy, (batch.vectors, batch.sizes, batch.owners))
         if sparse is None:
-            outputs = self._model.decode(*common)
+            outputs = self._model.decode(embeddings, *common)
         else:
             visual = map(torch.from_numpy, (sparse.guided, sparse.points, sparse.labels))
-            outputs = self._model.decode_prompted(*common, *visual)
+            outputs = self._model.decode_prompted(embeddings, *common, *visual, fine=tuple(fine))
         prior, mask, iou = (output.numpy() for output in outputs)
         return base.split_outputs(prior, mask, iou)
 

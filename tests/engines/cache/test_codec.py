@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from engines.cache.codec import HEADER_BYTES, BadValue, decode, encode, encoded_bytes, to_half
+from engines.cache.codec import BadValue, decode, encode, encoded_bytes, header_bytes, to_half
 
 FINGERPRINT, OTHER = bytes(range(32)), bytes(32)
-SHAPE = (3, 4, 4)
-VALUES = to_half(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32))
+SHAPES = ((3, 4, 4), (1, 8, 8))
+VALUES = tuple(to_half(np.random.default_rng(0).normal(size=shape).astype(np.float32)) for shape in SHAPES)
 WHOLE = encode(VALUES, FINGERPRINT)
 
 embeddings = hnp.arrays(
@@ -26,16 +26,17 @@ embeddings = hnp.arrays(
 )
 
 
-@given(embeddings, st.binary(min_size=32, max_size=32))
+@given(st.lists(embeddings, min_size=1, max_size=3), st.binary(min_size=32, max_size=32))
 def test_a_round_trip_changes_no_bit_of_a_rounded_embedding(
-    values: NDArray[np.float32], fingerprint: bytes
+    tensors: list[NDArray[np.float32]], fingerprint: bytes
 ) -> None:
-    half = to_half(values)
+    half = [to_half(values) for values in tensors]
     data = encode(half, fingerprint)
-    shape = (values.shape[0], values.shape[1], values.shape[2])
-    assert len(data) == encoded_bytes(shape)
-    np.testing.assert_array_equal(decode(data, fingerprint, shape), half)
-    assert np.isfinite(half).all()
+    shapes = [(values.shape[0], values.shape[1], values.shape[2]) for values in tensors]
+    assert len(data) == encoded_bytes(shapes)
+    for values, decoded in zip(half, decode(data, fingerprint, shapes), strict=True):
+        np.testing.assert_array_equal(decoded, values)
+        assert np.isfinite(values).all()
 
 
 @given(embeddings)
@@ -49,7 +50,7 @@ def test_rounding_is_to_the_nearest_and_is_done_once(values: NDArray[np.float32]
 @given(st.integers(0, len(WHOLE) - 1))
 def test_what_was_cut_short_is_refused(length: int) -> None:
     with pytest.raises(BadValue):
-        decode(WHOLE[:length], FINGERPRINT, SHAPE)
+        decode(WHOLE[:length], FINGERPRINT, SHAPES)
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
@@ -57,30 +58,40 @@ def test_a_changed_byte_anywhere_is_noticed(place: int, change: int) -> None:
     damaged = bytearray(WHOLE)
     damaged[place] ^= change
     with pytest.raises(BadValue):
-        decode(bytes(damaged), FINGERPRINT, SHAPE)
+        decode(bytes(damaged), FINGERPRINT, SHAPES)
 
 
 @given(st.binary(max_size=300) | st.binary(min_size=len(WHOLE), max_size=len(WHOLE)))
 def test_foreign_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(BadValue):
-        decode(data, FINGERPRINT, SHAPE)
+        decode(data, FINGERPRINT, SHAPES)
 
 
 def test_another_encoders_features_are_refused() -> None:
     with pytest.raises(BadValue, match="another encoder"):
-        decode(encode(VALUES, OTHER), FINGERPRINT, SHAPE)
+        decode(encode(VALUES, OTHER), FINGERPRINT, SHAPES)
 
 
 def test_another_shape_of_the_same_size_is_refused() -> None:
-    with pytest.raises(BadValue, match="another shape"):
-        decode(encode(VALUES.reshape(4, 3, 4), FINGERPRINT), FINGERPRINT, SHAPE)
+    turned = (VALUES[0].reshape(4, 3, 4), VALUES[1])
+    with pytest.raises(BadValue, match="other shapes"):
+        decode(encode(turned, FINGERPRINT), FINGERPRINT, SHAPES)
 
 
-@pytest.mark.parametrize(("place", "value"), [(4, 2), (5, 2)], ids=["version", "dtype"])
+def test_another_number_of_tensors_is_refused() -> None:
+    one = to_half(np.ones((1, 1, len(WHOLE) // 2 - header_bytes(1) // 2), np.float32))
+    data = encode([one], FINGERPRINT)
+    data += WHOLE[len(data) :]
+    with pytest.raises(BadValue, match="1 tensors in place of 2"):
+        decode(data, FINGERPRINT, SHAPES)
+
+
+@pytest.mark.parametrize(("place", "value"), [(4, 1), (5, 2)], ids=["version", "dtype"])
 def test_a_format_that_is_not_known_is_refused_though_it_is_whole(place: int, value: int) -> None:
-    head = bytearray(WHOLE[: HEADER_BYTES - 4])
+    start = header_bytes(len(SHAPES))
+    head = bytearray(WHOLE[: start - 4])
     head[place] = value
-    payload = WHOLE[HEADER_BYTES:]
+    payload = WHOLE[start:]
     checksum = struct.pack("<I", zlib.crc32(payload, zlib.crc32(head)))
     with pytest.raises(BadValue, match="not an embedding in this format"):
-        decode(bytes(head) + checksum + payload, FINGERPRINT, SHAPE)
+        decode(bytes(head) + checksum + payload, FINGERPRINT, SHAPES)

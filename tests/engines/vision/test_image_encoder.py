@@ -20,19 +20,20 @@ def test_equals_transformers_on_the_same_weights(vision_model: VisionModel) -> N
     expected = theirs(pixels).last_hidden_state
 
     assert expected.std() > 0.1
-    torch.testing.assert_close(run_image_encoder(ours, pixels), expected, atol=2e-5, rtol=1e-4)
+    [embedding] = run_image_encoder(ours, pixels)
+    torch.testing.assert_close(embedding, expected, atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()
 def test_relative_positions_matter(vision_model: VisionModel) -> None:
     encoder = vision_model.image_encoder
     pixels = torch.randn(1, 3, 64, 64)
-    before = run_image_encoder(encoder, pixels)
+    [before] = run_image_encoder(encoder, pixels)
     tables = [p for name, p in encoder.named_parameters() if "rel_pos" in name]
     kept = [table.clone() for table in tables]
     for table in tables:
         table.zero_()
-    after = run_image_encoder(encoder, pixels)
+    [after] = run_image_encoder(encoder, pixels)
     for table, value in zip(tables, kept, strict=True):
         table.copy_(value)
 

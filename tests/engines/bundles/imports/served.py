@@ -38,7 +38,8 @@ class Served:
     pipeline: Pipeline
 
     def prepare(self, image: Image.Image, digest: str) -> PreparedImage:
-        return ImagePreparer(self.bundle.mllm_image, self.bundle.vision.image_size).prepare(image, digest)
+        vision = self.bundle.vision
+        return ImagePreparer(self.bundle.mllm_image, vision.image_size, vision.fit).prepare(image, digest)
 
     async def segment(self, request: SegmentRequest, image: PreparedImage) -> list[Event]:
         async def load() -> PreparedImage:
