@@ -17,6 +17,7 @@ from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm
 from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.pipeline import Pipeline
+from engines.reading_pipeline import ReadingPipeline
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
 
@@ -71,8 +72,13 @@ async def open_pipeline(
         embeddings = Embeddings(encoder, limits.embedding_bytes, shared, observer)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
-            kind = Pipeline if answer.boxes is None else BoxPipeline
-            yield kind(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
+            yield _kind(answer)(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
         finally:
             await embeddings.aclose()
             await decoder.aclose()
+
+
+def _kind(answer: AnswerFormat) -> type[Pipeline]:
+    if answer.boxes is not None:
+        return BoxPipeline
+    return Pipeline if answer.reading is None else ReadingPipeline

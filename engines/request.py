@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engines.events import MaskType
-from engines.mllm.answer import ReasoningLength
+from engines.mllm.answer import AnswerFormat, ReasoningLength
 from engines.vision.visual_prompt import VisualPrompt
 
 MaskChoice = Literal["auto", "modal", "amodal", "both"]
 MAX_DRAFTS = 8
+
+
+def mask_types(answer: AnswerFormat) -> tuple[MaskChoice, ...]:
+    """What may be asked of a model that answers so."""
+    if answer.reading is not None:
+        return ("auto", "modal")
+    return ("auto", "modal", "amodal", "both") if answer.decides else ("modal", "amodal")
 
 
 @dataclass(frozen=True, slots=True)

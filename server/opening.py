@@ -49,7 +49,9 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         servers: VllmServers | None = None
         urls = given_urls(settings, bundle.roles)
         if not urls:
-            servers = VllmServers(settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles)
+            servers = VllmServers(
+                settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles, bundle.pooled
+            )
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
             open_runtime, settings.vision, bundle.vision_path, settings.vision_threads, settings.cache_dir
@@ -60,7 +62,12 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
             urls = {role: (url,) for role, url in servers.urls.items()}
         observer = telemetry.servers if telemetry else None
         client = MllmClient(
-            bundle.answer, tokens, urls["reason"], urls.get("concentrate", ()), observer=observer
+            bundle.answer,
+            tokens,
+            urls.get("reason", ()),
+            urls.get("concentrate", ()),
+            reader=bundle.reader,
+            observer=observer,
         )
         mllm = await stack.enter_async_context(client)
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)

@@ -22,7 +22,7 @@ from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm
 from engines.mllm.results import RoleHealth
 from engines.pipeline import Pipeline
-from engines.request import SegmentRequest
+from engines.request import SegmentRequest, mask_types
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission, Caller, Callers, KeysInvalid, RateLimits
 from server.cache.opening import open_redis
@@ -81,7 +81,7 @@ class Engines:
         return ModelInfo(
             id=self.name,
             grounder=self.grounder,
-            mask_types=["auto", "modal", "amodal", "both"] if self.answer.decides else ["modal", "amodal"],
+            mask_types=list(mask_types(self.answer)),
             reasoning_tokens={"full": self.answer.budget("full"), "brief": self.answer.budget("brief")},
             vision=self.vision.info(),
         )

@@ -17,8 +17,15 @@ from engines.errors import MllmUnavailable, VisionFailed
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
-from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, VisionConfig
+from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates
+from engines.vision.config import (
+    AdapterConfig,
+    DecoderConfig,
+    EncoderConfig,
+    HeatmapConfig,
+    HieraConfig,
+    VisionConfig,
+)
 from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
@@ -40,6 +47,22 @@ TINY_VISION = VisionConfig(
     decoder=DecoderConfig(transformer_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32),
     heatmap=HeatmapConfig(vector_dim=VECTOR_DIM, num_heads=2),
 )
+
+TINY_SAM2 = VisionConfig(
+    encoder=HieraConfig(
+        image_size=64,
+        widths=(8, 16, 32, 64),
+        depths=(1, 1, 2, 1),
+        num_heads=(1, 1, 2, 2),
+        window_sizes=(8, 4, 4, 2),
+        global_attn_indexes=(3,),
+        output_channels=32,
+        fit="centre",
+    ),
+    decoder=DecoderConfig(kind="sam2", transformer_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32),
+    adapter=AdapterConfig(state_dim=VECTOR_DIM),
+)
+"""A SAM 2 with an adapter for sentences."""
 
 
 def tiny_vision(path: Path) -> TorchRuntime:
@@ -126,6 +149,12 @@ class ScriptedMllm:
     ) -> list[Box]:
         async with self._call("boxes"):
             return [box for part, boxes in self.found.items() if part in prompt for box in boxes]
+
+    async def read(self, image: MllmImage, prompt: str, *, timeout: float) -> TextStates:
+        async with self._call("read"):
+            seed = np.random.default_rng(len(prompt))
+            states = seed.normal(size=(3, VECTOR_DIM)).astype(np.float32)
+            return TextStates(states[:2], states[2], 30)
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
         async with self._call("warm"):

@@ -18,7 +18,8 @@ from engines.bundles.manifest import MLLM, VISION, Manifest, files_below, read_m
 from engines.errors import BundleError
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImageConfig
-from engines.mllm.vllm_config import Role
+from engines.mllm.reading import TextReader
+from engines.mllm.vllm_config import Pooled, Role
 from engines.vision.config import VisionConfig, load_config
 
 
@@ -50,6 +51,18 @@ class Bundle:
         return ROLES[self.grounder]
 
     @property
+    def pooled(self) -> Pooled:
+        """Whose state its concentrate server gives."""
+        return "all" if self.answer.reading is not None else "last"
+
+    @property
+    def reader(self) -> TextReader | None:
+        """What finds the tokens of its prompts, if they are read. Raises BundleError if the tokenizer is gone."""
+        if self.answer.reading is None:
+            return None
+        return TextReader.load(self.mllm_path, self.answer.reading, self.mllm_image.factor)
+
+    @property
     def vision_path(self) -> Path:
         """The directory with the vision model's config and weights."""
         return self.path / VISION
@@ -71,12 +84,16 @@ class Bundle:
         vision = load_config(path / VISION)
         if manifest.grounder == "coprs" and vision.heatmap is None:
             raise BundleError(f"{path / VISION}: a coprs bundle needs a heatmap head")
+        if manifest.grounder == "converseg" and vision.adapter is None:
+            raise BundleError(f"{path / VISION}: a converseg bundle needs an adapter")
         check_vision_weights(path / VISION / "model.safetensors", vision)
         for name in manifest.files:
             if name.startswith(f"{MLLM}/") and name.endswith(".safetensors"):
                 read_shapes(path / name)
         check_vector_width(path / MLLM / "config.json", vision)
         check_tokens(path / MLLM / "tokenizer.json", manifest.answer)
+        if manifest.answer.reading is not None:
+            TextReader.load(path / MLLM, manifest.answer.reading, manifest.mllm_image.factor)
         check_image_processor(path / MLLM / "preprocessor_config.json", manifest.mllm_image)
         return cls(
             path=path,

@@ -53,14 +53,17 @@ def check_tokens(file: Path, answer: AnswerFormat) -> None:
 
 
 def check_vector_width(file: Path, config: VisionConfig) -> None:
-    """The language model's hidden state is as wide as the heatmap head, if there is one, expects its vectors."""
-    if config.heatmap is None:
+    """The language model's hidden state is as wide as what takes it, if anything does."""
+    if config.heatmap is not None:
+        wanted, part = config.heatmap.vector_dim, "the heatmap head takes vectors"
+    elif config.adapter is not None:
+        wanted, part = config.adapter.state_dim, "the adapter takes states"
+    else:
         return
     stored = read_json(file)
     width = stored.get("text_config", stored).get("hidden_size")
-    if width != config.heatmap.vector_dim:
-        wanted = config.heatmap.vector_dim
-        raise BundleError(f"{file}: hidden_size is {width}, but the heatmap head takes vectors of {wanted}")
+    if width != wanted:
+        raise BundleError(f"{file}: hidden_size is {width}, but {part} of {wanted}")
 
 
 def check_image_processor(file: Path, config: MllmImageConfig) -> None:
@@ -79,7 +82,7 @@ def check_image_processor(file: Path, config: MllmImageConfig) -> None:
         "max_pixels": stored.get("max_pixels", size.get("longest_edge")),
         "factor": stored.get("patch_size", 14) * stored.get("merge_size", 2),
     }
-    for name, wanted in config.model_dump().items():
+    for name, wanted in config.model_dump(exclude={"square"}).items():
         if found[name] != wanted:
             raise BundleError(f"{file}: its {name} is {found[name]}, but bundle.json says {wanted}")
 

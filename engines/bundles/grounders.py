@@ -7,9 +7,10 @@ from typing import Literal
 
 from engines.mllm.vllm_config import Role
 
-Grounder = Literal["coprs", "egm"]
+Grounder = Literal["coprs", "egm", "converseg"]
 
 ROLES: Mapping[Grounder, tuple[Role, ...]] = {
     "coprs": ("reason", "concentrate"),  # a vector becomes a heatmap
     "egm": ("reason",),  # a box in the answer
+    "converseg": ("concentrate",),  # the states of the prompt's tokens
 }

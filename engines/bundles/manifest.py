@@ -74,6 +74,8 @@ class Manifest(BaseModel):
     def _grounder_fits(self) -> Self:
         if (self.grounder == "egm") != (self.answer.boxes is not None):
             raise ValueError("answer.boxes goes with the grounder egm, and only with it")
+        if (self.grounder == "converseg") != (self.answer.reading is not None):
+            raise ValueError("answer.reading goes with the grounder converseg, and only with it")
         return self
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from engines.events import MaskType
 from engines.mllm.boxes import BoxFormat
+from engines.mllm.reading import ReadingFormat
 
 ReasoningLength = Literal["full", "brief", "none"]
 MAX_OBJECTS = 8
@@ -94,7 +95,8 @@ class AnswerFormat(BaseModel):
     `user` is the user's text with ``{prompt}``. The assistant's text is
     `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
     + `reference_tail` (with ``{references}``, the reference token once per object). `question` is what a model
-    without decision tokens is asked. With `boxes` the answer behind `closing` is boxes, and has no references.
+    without decision tokens is asked. With `boxes` the answer behind `closing` is boxes, and has no references. With
+    `reading` there is no answer at all: the states of the prompt's own tokens are wanted.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -108,6 +110,7 @@ class AnswerFormat(BaseModel):
     budgets: ReasoningBudgets = ReasoningBudgets()
     question: DecisionQuestion | None = None
     boxes: BoxFormat | None = None
+    reading: ReadingFormat | None = None
 
     @model_validator(mode="after")
     def _templates_hold_their_fields(self) -> AnswerFormat:
@@ -117,8 +120,9 @@ class AnswerFormat(BaseModel):
                 raise ValueError(f"{name} must hold {field} exactly once")
         if not self.reference_tail.endswith("{references}"):
             raise ValueError("reference_tail must end in {references}: the last token's state is the vector")
-        if (self.boxes is None) == (self.tokens.reference is None):
-            raise ValueError("an answer has either a reference token or boxes")
+        kinds = (self.tokens.reference, self.boxes, self.reading)
+        if sum(kind is not None for kind in kinds) != 1:
+            raise ValueError("an answer has either a reference token or boxes, or is none and only read")
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""The language model as the pipeline sees it: reason, decide, warm, concentrate or box, on its vLLM servers."""
+"""The language model as the pipeline sees it: reason, decide, warm, concentrate, box or read, on its vLLM servers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ from engines.mllm.boxes import Box, BoxParser
 from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth
+from engines.mllm.reading import TextReader
+from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
-from engines.mllm.wire import ChatAnswer, Generation, Pooling, PoolingAnswer, Prefill, Usage
+from engines.mllm.wire import (
+    ChatAnswer,
+    Generation,
+    Pooling,
+    PoolingAnswer,
+    Prefill,
+    Reading,
+    ReadingAnswer,
+    Usage,
+)
 from engines.observers import MllmObserver
 
 
@@ -40,10 +50,12 @@ class MllmClient:
         reason_urls: tuple[str, ...],
         concentrate_urls: tuple[str, ...] = (),
         *,
+        reader: TextReader | None = None,
         limits: RoutingLimits | None = None,
         observer: MllmObserver | None = None,
     ) -> None:
-        """At least one URL for each role; a model whose answers are boxes has no concentrate server.
+        """At least one URL for each role that the model has: boxes need no concentrate server, and one that only
+        reads, with `reader` for its tokens, no reason server.
 
         Raises BundleError if the tokenizer lacks a token of the answer.
         """
@@ -51,10 +63,12 @@ class MllmClient:
             tokens.id(token)
         self._answer = answer
         self._tokens = tokens
-        self._reason = RoutedRole("reason", reason_urls, limits, observer)
-        self._concentrate = (
-            RoutedRole("concentrate", concentrate_urls, limits, observer) if concentrate_urls else None
-        )
+        self._reader = reader
+        self._by_role = {
+            name: RoutedRole(name, urls, limits, observer)
+            for name, urls in (("reason", reason_urls), ("concentrate", concentrate_urls))
+            if urls
+        }
 
     async def __aenter__(self) -> Self:
         for role in self._roles():
@@ -176,6 +190,20 @@ class MllmClient:
                     break
         return parser.boxes
 
+    async def read(self, image: MllmImage, prompt: str, *, timeout: float) -> TextStates:
+        """The last hidden states of a prompt's tokens, from one prefill. Raises InvalidInput for too long a prompt."""
+        assert self._reader is not None, "a bundle whose prompts are read says how"
+        user = self._tokens.escape(prompt)
+        places = self._reader.places(user, image)
+        answer = await self._concentrate.call(Reading(image, user), ReadingAnswer, _deadline(timeout))
+        if answer.usage.prompt_tokens != places.length:
+            read = answer.usage.prompt_tokens
+            raise MllmUnavailable(
+                f"the concentrate server read {read} tokens in place of {places.length}: is it this bundle's?"
+            )
+        states = answer.states()
+        return TextStates(states[places.text], states[places.end], places.length)
+
     async def concentrate(
         self,
         image: MllmImage,
@@ -203,10 +231,17 @@ class MllmClient:
         return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
 
     def _roles(self) -> tuple[RoutedRole, ...]:
-        return (self._reason,) if self._concentrate is None else (self._reason, self._concentrate)
+        return tuple(self._by_role.values())
+
+    @property
+    def _reason(self) -> RoutedRole:
+        return self._by_role["reason"]
+
+    @property
+    def _concentrate(self) -> RoutedRole:
+        return self._by_role["concentrate"]
 
     async def _pool(self, request: Pooling, timeout: float) -> PoolingAnswer:
-        assert self._concentrate is not None, "a model that answers in boxes has no vectors"
         return await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:

@@ -19,7 +19,8 @@ class MllmImageConfig(BaseModel):
     """The language model's image size in pixels; stored in ``bundle.json`` under ``mllm_image``.
 
     The same numbers must stand in the bundle's ``preprocessor_config.json``: then vLLM's own processor finds
-    nothing left to resize. `factor` is patch size times merge size.
+    nothing left to resize. `factor` is patch size times merge size. With `square` every image becomes one square,
+    whatever its aspect, of as many pixels as are allowed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,6 +28,7 @@ class MllmImageConfig(BaseModel):
     min_pixels: PositiveInt = 56 * 56
     max_pixels: PositiveInt = 705_600
     factor: PositiveInt = 28
+    square: bool = False
 
     @model_validator(mode="after")
     def _some_size_fits(self) -> MllmImageConfig:
@@ -34,6 +36,9 @@ class MllmImageConfig(BaseModel):
             raise ValueError(
                 f"no multiple of {self.factor}² pixels from {self.min_pixels} to {self.max_pixels}"
             )
+        side = math.isqrt(self.max_pixels) // self.factor * self.factor
+        if self.square and side**2 < self.min_pixels:
+            raise ValueError(f"no square of {self.min_pixels} to {self.max_pixels} pixels")
         return self
 
 
@@ -57,6 +62,9 @@ def smart_resize(height: int, width: int, config: MllmImageConfig) -> tuple[int,
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         message = f"{width}x{height}: one side is over {MAX_ASPECT_RATIO} times the other"
         raise ImageRejected("aspect_ratio", message)
+    if config.square:
+        side = math.isqrt(config.max_pixels) // config.factor * config.factor
+        return side, side
     rows, columns = _qwen_resize(height, width, config)
     if config.min_pixels <= rows * columns <= config.max_pixels:
         return rows, columns

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd
+from engines.mllm.results import Decision, ReasoningEnd, TextStates
 
 Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
 
@@ -37,6 +37,8 @@ class Mllm(Protocol):
     async def boxes(
         self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
     ) -> list[Box]: ...
+
+    async def read(self, image: MllmImage, prompt: str, *, timeout: float) -> TextStates: ...
 
     async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None: ...
 

@@ -20,7 +20,14 @@ from engines.errors import EngineError, MllmUnavailable
 from engines.mllm import leash
 from engines.mllm.role import VllmRole
 from engines.mllm.server_log import ServerLog
-from engines.mllm.vllm_config import Role, VllmConfig, arguments, environment, installed_device
+from engines.mllm.vllm_config import (
+    Pooled,
+    Role,
+    VllmConfig,
+    arguments,
+    environment,
+    installed_device,
+)
 from engines.mllm.warm_up import warm_up
 
 Stage = Literal["stopped", "loading", "warming", "ready", "waiting"]
@@ -55,9 +62,16 @@ class VllmServer:
     """One child process that is started again, after a growing pause, whenever it ends."""
 
     def __init__(
-        self, role: Role, url: str, command: Command, log_file: Path | None, changed: asyncio.Event
+        self,
+        role: Role,
+        url: str,
+        command: Command,
+        log_file: Path | None,
+        changed: asyncio.Event,
+        pooled: Pooled = "last",
     ) -> None:
         self.role: Role = role
+        self._pooled: Pooled = pooled
         self.url = url
         self._command = command
         self._log_file = log_file
@@ -129,7 +143,7 @@ class VllmServer:
             while not (await role.health()).healthy:  # noqa: ASYNC110  # vLLM does not tell, it must be asked
                 await asyncio.sleep(POLL_SECONDS)
             self._enter("warming")
-            await warm_up(role, timeout=WARM_UP_SECONDS)
+            await warm_up(role, timeout=WARM_UP_SECONDS, pooled=self._pooled)
         finally:
             await role.aclose()
         self.detail = ""
@@ -154,8 +168,9 @@ class VllmServers:
         model: Path,
         log_dir: Path | None = None,
         roles: Sequence[Role] = ("reason", "concentrate"),
+        pooled: Pooled = "last",
     ) -> None:
-        """Raises BackendUnavailable if vLLM is not installed."""
+        """`pooled` is whose state a concentrate server gives. Raises BackendUnavailable if vLLM is not installed."""
         device = installed_device()
         config = config.for_roles(len(roles), device)
         self._changed = asyncio.Event()
@@ -166,11 +181,11 @@ class VllmServers:
         def server(role: Role) -> VllmServer:
             port = ports[role]
             command = Command(
-                [sys.executable, *arguments(config, role, device, model, port)],
+                [sys.executable, *arguments(config, role, device, model, port, pooled)],
                 environment(config, role, device, os.environ),
             )
             file = log_dir / f"vllm-{role}.log" if log_dir is not None else None
-            return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed)
+            return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed, pooled)
 
         self._servers = tuple(server(role) for role in roles)
         self.urls = {server.role: server.url for server in self._servers}

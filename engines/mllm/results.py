@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engines.events import DecisionSource, MaskType
 
 
@@ -48,6 +51,15 @@ class Decision:
     def confidence(self) -> float:
         """The probability of `mask_type`, 0.5..1."""
         return max(self.p_modal, self.p_amodal)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TextStates:
+    """A prompt's last hidden states: `text` float32 [T, D] of its plain tokens, `end` [D] of the turn's end."""
+
+    text: NDArray[np.float32]
+    end: NDArray[np.float32]
+    prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

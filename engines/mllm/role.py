@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.mllm.results import RoleHealth
-from engines.mllm.wire import ChatChunk, ErrorBody, Generation, Pooling, Refusal
+from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, Refusal
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -65,7 +65,7 @@ class VllmRole:
         """Close the connections."""
         await self._client.aclose()
 
-    async def call(self, request: Generation | Pooling, answer: type[Answer], deadline: float) -> Answer:
+    async def call(self, request: Call, answer: type[Answer], deadline: float) -> Answer:
         """Send a request and read its whole answer."""
         async with self._edge(deadline):
             response = await self._send(request, stream=False)
@@ -118,7 +118,7 @@ class VllmRole:
             return RoleHealth(self.name, True)
         return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
 
-    async def _send(self, request: Generation | Pooling, *, stream: bool) -> httpx.Response:
+    async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
         named = request.image.digest in self._known
         response = await self._post(request, with_data=not named, stream=stream)
         if response.status_code in (DROPPED if named else MISLAID):
@@ -130,7 +130,7 @@ class VllmRole:
         self._known.add(request.image.digest)
         return response
 
-    async def _post(self, request: Generation | Pooling, *, with_data: bool, stream: bool) -> httpx.Response:
+    async def _post(self, request: Call, *, with_data: bool, stream: bool) -> httpx.Response:
         body = request.body(with_data=with_data)
         return await self._client.send(
             self._client.build_request("POST", request.path, json=body, headers=self._headers()),

@@ -15,6 +15,8 @@ from engines.errors import BackendUnavailable
 
 Role = Literal["reason", "concentrate"]
 Device = Literal["cpu", "cuda"]
+Pooled = Literal["last", "all"]
+"""Whose state a concentrate server gives: the last token's, or every token's."""
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -73,7 +75,9 @@ def installed_device() -> Device:
     raise BackendUnavailable("vLLM is not installed: pip install '.[cpu]', or '.[gpu]' on a GPU")
 
 
-def arguments(config: VllmConfig, role: Role, device: Device, model: Path, port: int) -> list[str]:
+def arguments(
+    config: VllmConfig, role: Role, device: Device, model: Path, port: int, pooled: Pooled = "last"
+) -> list[str]:
     """The command line after ``python``.
 
     The module is started, not the ``vllm`` command, which does not find its own package when that is
@@ -90,7 +94,7 @@ def arguments(config: VllmConfig, role: Role, device: Device, model: Path, port:
         *_memory(config, device),
         *(("--max-model-len", str(config.max_model_len)) if config.max_model_len is not None else ()),
         *(_on_cpu(config) if device == "cpu" else ()),
-        *(_to_generate(config) if role == "reason" else _to_pool()),
+        *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
     ]
 
 
@@ -133,9 +137,11 @@ def _to_generate(config: VllmConfig) -> tuple[str, ...]:
     return ("--stream-interval", str(config.stream_interval))
 
 
-def _to_pool() -> tuple[str, ...]:
-    pooler = json.dumps({"pooling_type": "LAST", "use_activation": False})
-    return ("--runner", "pooling", "--convert", "embed", "--pooler-config", pooler)
+def _to_pool(pooled: Pooled) -> tuple[str, ...]:
+    pooler = {"pooling_type": "LAST", "use_activation": False}
+    if pooled == "all":
+        pooler = {"task": "token_embed", "pooling_type": "ALL", "use_activation": False}
+    return ("--runner", "pooling", "--convert", "embed", "--pooler-config", json.dumps(pooler))
 
 
 def _cores(config: VllmConfig, role: Role) -> str:

@@ -8,14 +8,26 @@ from PIL import Image
 
 from engines.mllm.image import MllmImageConfig, prepare_image
 from engines.mllm.role import VllmRole
-from engines.mllm.wire import ChatAnswer, Generation, Pooling, PoolingAnswer, Prefill
+from engines.mllm.vllm_config import Pooled
+from engines.mllm.wire import (
+    ChatAnswer,
+    Generation,
+    Pooling,
+    PoolingAnswer,
+    Prefill,
+    Reading,
+    ReadingAnswer,
+)
 
 
-async def warm_up(role: VllmRole, *, timeout: float) -> None:
+async def warm_up(role: VllmRole, *, timeout: float, pooled: Pooled = "last") -> None:
     """Use every kind of call once that the server's role has. Raises as VllmRole does."""
     deadline = asyncio.get_running_loop().time() + timeout
     grey = Image.new("RGB", (224, 168), (128, 128, 128))
     prefill = Prefill(prepare_image(grey, "warm-up", MllmImageConfig()), "warm-up", "-")
+    if role.name == "concentrate" and pooled == "all":
+        await role.call(Reading(prefill.image, prefill.user), ReadingAnswer, deadline)
+        return
     if role.name == "concentrate":
         await role.call(Pooling((prefill,)), PoolingAnswer, deadline)
         return

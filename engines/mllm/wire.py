@@ -81,6 +81,24 @@ class Pooling:
         return {"messages": batch, "use_activation": False, **encoding, **CONTINUE}
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A prefill of an image and the user's text alone; the answer is every token's state."""
+
+    image: MllmImage
+    user: str
+    path: str = "/pooling"
+
+    def body(self, *, with_data: bool) -> dict[str, object]:
+        """The request's JSON: states as the model has them, not normalised, float32 in base64."""
+        messages = Prefill(self.image, self.user, "").messages(with_data=with_data)[:1]
+        encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
+        return {"messages": messages, "use_activation": False, "add_generation_prompt": False, **encoding}
+
+
+Call = Generation | Pooling | Reading
+
+
 class Usage(BaseModel):
     """Token counts; the prompt's include the image's."""
 
@@ -193,4 +211,27 @@ class PoolingAnswer(BaseModel):
     def _of_one_length(self) -> Self:
         if len({row.embedding.size for row in self.data}) > 1:
             raise ValueError("the states have different lengths")
+        return self
+
+
+class _States(BaseModel):
+    data: Annotated[Any, BeforeValidator(_state)]
+
+
+class ReadingAnswer(BaseModel):
+    """The states of all tokens of a prefill."""
+
+    data: Annotated[list[_States], Field(min_length=1, max_length=1)]
+    usage: Usage
+
+    def states(self) -> NDArray[np.float32]:
+        """Every token's state, float32 [T, D]."""
+        values: NDArray[np.float32] = self.data[0].data
+        return values.reshape(self.usage.prompt_tokens, -1)
+
+    @model_validator(mode="after")
+    def _one_for_each_token(self) -> Self:
+        tokens, numbers = self.usage.prompt_tokens, self.data[0].data.size
+        if tokens < 1 or numbers < 1 or numbers % tokens:
+            raise ValueError(f"{numbers} numbers are no states of {tokens} tokens")
         return self

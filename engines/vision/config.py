@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -136,8 +137,11 @@ class HieraConfig(_Sizes):
         _require(self.image_size % 32 == 0, "image_size must be a multiple of 32")
         fitting = all(w % h == 0 for w, h in zip(self.widths, self.num_heads, strict=True))
         _require(fitting, "widths must be multiples of num_heads")
+        _require(all(a < b for a, b in pairwise(self.widths)), "every stage must be wider than the last")
         blocks = range(sum(self.depths))
-        _require(all(i in blocks for i in self.global_attn_indexes), "global_attn_indexes must name blocks")
+        inner = set(blocks) - set(accumulate(self.depths))
+        told = "global_attn_indexes must name blocks that begin no stage"
+        _require(inner.issuperset(self.global_attn_indexes), told)
         _require(self.output_channels % 8 == 0, "output_channels must be a multiple of 8")
         _require(min(self.pixel_std) > 0, "pixel_std must be positive")
         return self
@@ -180,12 +184,22 @@ class HeatmapConfig(_Sizes):
     num_heads: PositiveInt = 4
 
 
+class AdapterConfig(_Sizes):
+    """ConverSeg-Net's adapter; `state_dim` is D, the width of the language model's hidden state."""
+
+    state_dim: PositiveInt
+
+
 class VisionConfig(_Sizes):
-    """Everything that fixes the shapes of a `VisionModel`; without `heatmap` its only prompts are visual ones."""
+    """Everything that fixes the shapes of a `VisionModel`.
+
+    Without `heatmap` and `adapter` its only prompts are visual ones.
+    """
 
     encoder: Annotated[AnyEncoderConfig, Field(discriminator="kind")]
     decoder: DecoderConfig
     heatmap: HeatmapConfig | None = None
+    adapter: AdapterConfig | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -194,6 +208,7 @@ class VisionConfig(_Sizes):
         both = (self.encoder.kind == "hiera", self.decoder.kind == "sam2")
         _require(both in ((True, True), (False, False)), "Hiera and SAM 2's decoder go together")
         _require(self.heatmap is None or not all(both), "SAM 2 has no place for a heatmap head")
+        _require(self.adapter is None or all(both), "the adapter needs SAM 2")
         heads = self.heatmap.num_heads if self.heatmap else 1
         _require(dim % heads == 0, "transformer_dim must be a multiple of heatmap.num_heads")
         return self

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
-from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, feature_names
+from engines.vision.onnx_cache import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    PROMPTED_DECODER_FILE,
+    SENTENCE_DECODER_FILE,
+    feature_names,
+)
 
 OPSET = 20
 SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
@@ -58,16 +64,33 @@ class _PromptedDecoder(nn.Module):
         return self.model.decode_prompted(embeddings, vectors, sizes, owners, guided, points, labels, fine)
 
 
-def export(model: VisionModel, directory: Path) -> None:
-    """Write `ENCODER_FILE`, `DECODER_FILE` and `PROMPTED_DECODER_FILE` into `directory`.
+class _SentenceDecoder(nn.Module):
+    def __init__(self, model: VisionModel) -> None:
+        super().__init__()
+        self.model = model
 
-    A model without a heatmap head has no plain decoder.
+    def forward(
+        self,
+        embeddings: Tensor,
+        states: Tensor,
+        ends: Tensor,
+        owners: Tensor,
+        fine: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, Tensor]:
+        return self.model.decode_sentences(embeddings, states, ends, owners, fine)
+
+
+def export(model: VisionModel, directory: Path) -> None:
+    """Write `ENCODER_FILE`, `DECODER_FILE`, `PROMPTED_DECODER_FILE` and `SENTENCE_DECODER_FILE` into `directory`.
+
+    A model without a heatmap head has no plain decoder, one without an adapter none of sentences.
 
     Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g] and finer features. Decoder:
     embeddings [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
     [B, 1, 4g, 4g] and iou [B, 1]. The prompted decoder takes guided bool [B], points [B, P, 2] and labels
     int64 [B, P] besides, and finer features, where the encoder makes any; it is a graph of its own so that those
-    who do not point at anything pay nothing for it. N, B and P are dynamic; see `VisionModel` for the meaning of each.
+    who do not point at anything pay nothing for it. The decoder of sentences takes states [B, T, D], ends [B, D] and
+    owners, and gives no prior. N, B, P and T are dynamic; see `VisionModel` for the meaning of each.
     """
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
@@ -103,14 +126,37 @@ def export(model: VisionModel, directory: Path) -> None:
     }
     visual_axes = {"guided": {0: SAME}, "points": {0: SAME, 1: "points"}, "labels": {0: SAME, 1: SAME}}
     fine = _fine(config)
+    fine_axes = {name: tuple({0: SAME} for _ in levels) for name, levels in fine.items()}
     _export(
         _PromptedDecoder(model),
-        prompts | visual | fine,
-        axes | visual_axes | {name: tuple({0: SAME} for _ in levels) for name, levels in fine.items()},
+        {**prompts, **visual, **fine},
+        axes | visual_axes | fine_axes,
         outputs,
         directory / PROMPTED_DECODER_FILE,
         [*prompts, *visual, *feature_names(config)[1:]],
     )
+    if config.adapter is not None:
+        width = config.adapter.state_dim
+        sentences = {
+            "embeddings": prompts["embeddings"],
+            "states": torch.zeros(3, 5, width),
+            "ends": torch.zeros(3, width),
+            "owners": prompts["owners"],
+        }
+        _export(
+            _SentenceDecoder(model),
+            {**sentences, **fine},
+            {
+                "embeddings": {0: "images"},
+                "states": {0: "prompts", 1: "tokens"},
+                "ends": {0: SAME},
+                "owners": {0: SAME},
+            }
+            | fine_axes,
+            outputs[1:],
+            directory / SENTENCE_DECODER_FILE,
+            [*sentences, *feature_names(config)[1:]],
+        )
 
 
 def _fine(config: VisionConfig) -> dict[str, tuple[Tensor, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
 from transformers.models.sam.configuration_sam import SamVisionConfig
@@ -64,7 +66,7 @@ def _one_hot_places(side: int) -> Tensor:
     return torch.cat([eye.repeat_interleave(side, dim=0), eye.repeat(side, 1)], dim=-1)
 
 
-ImageEncoder = SamVisionEncoder | TinyVit | HieraEncoder
+ImageEncoder: TypeAlias = SamVisionEncoder | TinyVit | HieraEncoder
 
 
 def build_image_encoder(config: AnyEncoderConfig) -> ImageEncoder:

@@ -15,14 +15,15 @@ from engines.vision.config import CONFIG_FILE, WEIGHTS_FILE, VisionConfig, load_
 from engines.vision.heatmap_head import HeatmapHead
 from engines.vision.image_encoder import PixelNormaliser, build_image_encoder, run_image_encoder, valid_area
 from engines.vision.initialise import initialise
-from engines.vision.mask_decoder import MaskDecoder
+from engines.vision.mask_decoder import MaskDecoder, likeliest
 from engines.vision.prompt_encoder import PromptEncoder
+from engines.vision.state_adapter import StateAdapter
 
 OUTSIDE_LOGIT = -50.0  # CoPRS: the prior's value in the padding, before it becomes a mask prompt
 
 
 class VisionModel(nn.Module):
-    """A SAM with CoPRS's heatmap head, or without: then `decode_prompted` is its only decoder.
+    """A SAM with CoPRS's heatmap head or ConverSeg-Net's adapter; without both, `decode_prompted` is its only decoder.
 
     S, g, C and D are the config's image size, grid, channels and vector width.
     """
@@ -35,6 +36,8 @@ class VisionModel(nn.Module):
         self.image_encoder = build_image_encoder(config.encoder)
         heatmap = config.heatmap
         self.heatmap_head = HeatmapHead(heatmap.vector_dim, dim, heatmap.num_heads) if heatmap else None
+        adapter = config.adapter
+        self.state_adapter = StateAdapter(adapter.state_dim, dim) if adapter else None
         self.prompt_encoder = PromptEncoder(dim, config.image_size, config.decoder.mask_in_chans)
         self.mask_decoder = MaskDecoder(config.decoder)
         initialise(self)
@@ -124,6 +127,34 @@ class VisionModel(nn.Module):
         fine = tuple(level[owners] for level in fine)
         masks, iou = self._masks(embeddings, self.prompt_encoder.embed_points(points, labels), dense, fine)
         return prior, masks, iou
+
+    def decode_sentences(
+        self,
+        embeddings: Tensor,
+        states: Tensor,
+        ends: Tensor,
+        owners: Tensor,
+        fine: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest of the masks that B sentences may mean (ConverSeg-Net).
+
+        Args:
+            embeddings: (N, C, g, g).
+            states: (B, T, D), of each token of the text.
+            ends: (B, D), of the token that ends the turn.
+            owners: int64 (B,), which of the N images each sentence is about.
+            fine: the finer features of the N images.
+
+        Returns:
+            Mask logits (B, 1, 4g, 4g) and predicted IoU (B, 1).
+        """
+        if self.state_adapter is None:
+            raise ValueError("this model has no adapter for sentences")
+        sparse, dense = self.state_adapter(states, ends)
+        image_pe = self.prompt_encoder.pe_layer.grid(self.config.grid)
+        fine = tuple(level[owners] for level in fine)
+        masks, iou = self.mask_decoder(embeddings[owners], image_pe, sparse, dense, multimask=True, fine=fine)
+        return likeliest(masks, iou)
 
     def _prior(self, embeddings: Tensor, vectors: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The prior logits and the dense bias that the prompt encoder makes of them."""

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 PROMPTED_DECODER_FILE = "prompted_decoder.onnx"  # with points and boxes
+SENTENCE_DECODER_FILE = "sentence_decoder.onnx"  # with the states of a prompt's tokens
 
 
 def feature_names(config: VisionConfig) -> list[str]:

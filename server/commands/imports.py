@@ -56,6 +56,27 @@ def egm(
     _told(lambda: import_egm(checkpoint, sam, out, name=name, max_pixels=max_pixels, progress=_say))
 
 
+@app.command()
+def converseg(
+    out: Out,
+    checkpoint: Annotated[
+        str, typer.Option(help="Its published files: a folder or a Hugging Face name.")
+    ] = "aadarsh99/ConverSeg-Net-3B",
+    base: Annotated[
+        str, typer.Option(help="The Qwen2.5-VL it was trained on: a folder or a Hugging Face name.")
+    ] = "Qwen/Qwen2.5-VL-3B-Instruct",
+    name: Annotated[str, typer.Option(help="The model's name in the API.")] = "converseg",
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="The largest image the language model sees, at its own aspect. [a square of 256]"),
+    ] = None,
+) -> None:
+    """ConverSeg-Net: a trained SAM 2, its adapter and LoRA, and the Qwen2.5-VL below."""
+    from engines.bundles.imports.converseg import import_converseg
+
+    _told(lambda: import_converseg(checkpoint, base, out, name=name, max_pixels=max_pixels, progress=_say))
+
+
 def _told(make: Callable[[], Bundle]) -> None:
     """Make a bundle and say so; a fault is named, without a traceback."""
     try:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engines.bundles.bundle import Bundle
-from engines.bundles.checks import read_json
-from engines.bundles.imports.language_model import LanguageModel, locate, write_json
+from engines.bundles.imports.language_model import LanguageModel, locate, set_chat_template
 from engines.bundles.imports.publish import unfinished
 from engines.bundles.imports.sam import read_sam
 from engines.bundles.imports.vision_part import write_vision
@@ -72,7 +71,7 @@ def import_egm(
     with unfinished(out) as folder:
         image = model.image_config(MIN_PIXELS, max_pixels)
         model.copy_side_files(folder / MLLM, image)
-        _set_chat_template(folder / MLLM)
+        set_chat_template(folder / MLLM, CHAT_TEMPLATE)
         progress(f"{model.path.name}: copying the weights")
         model.copy_weights(folder / MLLM)
         write_vision(folder / VISION, seer)
@@ -80,12 +79,3 @@ def import_egm(
         write_manifest(folder, name=name, grounder="egm", answer=ANSWER, mllm_image=image)
         Bundle.load(folder, verify=False)
     return Bundle.load(out, verify=False)
-
-
-def _set_chat_template(folder: Path) -> None:
-    """Put `CHAT_TEMPLATE` in the place of the published one, wherever that is."""
-    (folder / "chat_template.json").unlink(missing_ok=True)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    config = read_json(folder / "tokenizer_config.json")
-    config.pop("chat_template", None)
-    write_json(folder / "tokenizer_config.json", config)

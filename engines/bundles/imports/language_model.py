@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from pydantic import ValidationError
+from safetensors import safe_open
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from engines.bundles.checks import Shape, read_json, read_shapes
@@ -21,6 +23,7 @@ from engines.errors import BundleError, CheckpointError
 from engines.mllm.image import MllmImageConfig
 
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "tokenizer.json"
+PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 NOT_COPIED = ("*.index.json", "*.md", ".*")
 RENAMES = ((re.compile(r"^model\.language_model\."), "model."), (re.compile(r"^model\.visual\."), "visual."))
@@ -33,17 +36,18 @@ def published_name(name: str) -> str:
     return name
 
 
-def locate(model: str) -> Path:
+def locate(model: str, patterns: Sequence[str] = PATTERNS) -> Path:
     """The folder `model`, or the files of the Hugging Face repository of that name, downloaded if need be.
+
+    `patterns` are of the files wanted.
 
     Raises:
         CheckpointError: there is neither.
     """
     if Path(model).is_dir():
         return Path(model)
-    patterns = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=list(patterns)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{model}: no such folder, and not to be had by that name: {reason}") from error
@@ -104,6 +108,13 @@ class LanguageModel:
         edges = {"shortest_edge": image.min_pixels, "longest_edge": image.max_pixels}
         write_json(folder / PROCESSOR, {**processor, **sizes, "size": edges})
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor by its published name, one in memory at a time."""
+        for file in sorted(self.path.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118
+                    yield published_name(name), stored.get_tensor(name)
+
     def copy_weights(self, folder: Path) -> None:
         """Copy the weights as they are."""
         for file in [*self.path.glob("*.safetensors"), *self.path.glob("*.safetensors.index.json")]:
@@ -141,6 +152,15 @@ def add_token(folder: Path, token: str) -> int:
     if len(ids) != 1 or made.id_to_token(ids[0]) != token:
         raise CheckpointError(f"{folder / TOKENIZER}: {token} became {len(ids)} tokens, not one")
     return int(ids[0])
+
+
+def set_chat_template(folder: Path, template: str) -> None:
+    """Put a chat template in the place of the published one, wherever that is."""
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    config = read_json(folder / "tokenizer_config.json")
+    config.pop("chat_template", None)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def set_vocabulary(folder: Path, rows: int) -> None:

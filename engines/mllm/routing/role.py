@@ -16,7 +16,7 @@ from engines.mllm.results import RoleHealth
 from engines.mllm.role import RequestRefused, VllmRole
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import Fitness, RoutingLimits
-from engines.mllm.wire import ChatChunk, Generation, Pooling
+from engines.mllm.wire import Call, ChatChunk, Generation
 from engines.observers import MllmObserver, NoMllmObserver
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -76,7 +76,7 @@ class RoutedRole:
         await asyncio.gather(*self._watching, return_exceptions=True)
         await asyncio.gather(*(server.role.aclose() for server in self._servers))
 
-    async def call(self, request: Generation | Pooling, answer: type[Answer], deadline: float) -> Answer:
+    async def call(self, request: Call, answer: type[Answer], deadline: float) -> Answer:
         """Send a request and read its whole answer."""
         server = self._choose(request, self._servers)
         try:
@@ -124,11 +124,11 @@ class RoutedRole:
                 async for chunk in chunks:
                     yield chunk
 
-    def _choose(self, request: Generation | Pooling, servers: Sequence[_Server]) -> _Server:
+    def _choose(self, request: Call, servers: Sequence[_Server]) -> _Server:
         fit = [server for server in servers if server.fitness.fit]
         return choose(fit or servers, request.image.digest)
 
-    def _other(self, failed: _Server, request: Generation | Pooling, fault: MllmUnavailable) -> _Server:
+    def _other(self, failed: _Server, request: Call, fault: MllmUnavailable) -> _Server:
         """The server to ask in place of one that failed. Raises `fault` if there is none, or no use in it."""
         others = [server for server in self._servers if server is not failed and server.fitness.fit]
         if isinstance(fault, RequestRefused) or not others:

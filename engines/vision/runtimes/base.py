@@ -43,8 +43,16 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Sentence:
+    """A prompt as the language model's states: `text` float32 [T, D] of its tokens, `end` float32 [D] of its end."""
+
+    text: NDArray[np.float32]
+    end: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DecodeItem:
-    """One mask to be made on one image, of a concentration vector, of points and boxes, or of both.
+    """One mask to be made on one image, of a concentration vector, of points and boxes, or of both; or of a sentence.
 
     `vector` is float32 [D], or None where only `sparse` says what is meant; `size` the image's valid (h, w).
     """
@@ -53,6 +61,7 @@ class DecodeItem:
     vector: NDArray[np.float32] | None
     size: tuple[int, int]
     sparse: SparsePrompt | None = None
+    sentence: Sentence | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +132,15 @@ class SparseBatch:
     labels: NDArray[np.int64]
 
 
-RunDecoder = Callable[[DecodeBatch, SparseBatch | None], list[Decoded]]
+@dataclass(frozen=True, slots=True, eq=False)
+class SentenceBatch:
+    """Sentences of one length side by side: `states` float32 [B, T, D], `ends` float32 [B, D]."""
+
+    states: NDArray[np.float32]
+    ends: NDArray[np.float32]
+
+
+RunDecoder = Callable[[DecodeBatch, SparseBatch | SentenceBatch | None], list[Decoded]]
 
 
 def check_images(images: Sequence[Prepared], config: VisionConfig) -> None:
@@ -137,8 +154,8 @@ def check_images(images: Sequence[Prepared], config: VisionConfig) -> None:
 def decode_all(items: Sequence[DecodeItem], config: VisionConfig, run: RunDecoder) -> list[Decoded]:
     """Check the items and `run` the decoder over all of them; the results are in the items' order.
 
-    Those with visual prompts of one length run together, as nothing in SAM's decoder can pad a prompt without
-    changing its mask; those without any run in the plain decoder.
+    Those with visual prompts or sentences of one length run together, as nothing in SAM's decoder can pad a prompt
+    without changing its mask; those without any run in the plain decoder.
 
     Raises:
         VisionFailed: names the item at fault, before anything has run; or what `run` raises.
@@ -148,7 +165,7 @@ def decode_all(items: Sequence[DecodeItem], config: VisionConfig, run: RunDecode
     results: dict[int, Decoded] = {}
     for places in _by_length(items):
         group = [items[place] for place in places]
-        results.update(zip(places, run(_stack_items(group, config), _stack_sparse(group)), strict=True))
+        results.update(zip(places, run(_stack_items(group, config), _stack_prompts(group)), strict=True))
     return [results[place] for place in range(len(items))]
 
 
@@ -163,13 +180,21 @@ def _completed(item: DecodeItem, config: VisionConfig) -> DecodeItem:
 
 def _by_length(items: Sequence[DecodeItem]) -> list[list[int]]:
     """The places of the items with as many sparse tokens as each other."""
-    groups: dict[int, list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for place, item in enumerate(items):
-        groups.setdefault(0 if item.sparse is None else len(item.sparse.labels), []).append(place)
+        points = 0 if item.sparse is None else len(item.sparse.labels)
+        words = 0 if item.sentence is None else len(item.sentence.text)
+        groups.setdefault((points, words), []).append(place)
     return list(groups.values())
 
 
-def _stack_sparse(items: Sequence[DecodeItem]) -> SparseBatch | None:
+def _stack_prompts(items: Sequence[DecodeItem]) -> SparseBatch | SentenceBatch | None:
+    sentences = [item.sentence for item in items if item.sentence is not None]
+    if sentences:
+        return SentenceBatch(
+            states=np.stack([sentence.text for sentence in sentences]).astype(np.float32, copy=False),
+            ends=np.stack([sentence.end for sentence in sentences]).astype(np.float32, copy=False),
+        )
     prompts = [item.sparse for item in items if item.sparse is not None]
     if not prompts:
         return None
@@ -201,7 +226,9 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
     feature_shapes = config.feature_shapes
     vector_shape = (config.vector_dim,)
     for index, item in enumerate(items):
-        if item.vector is None and item.sparse is None:
+        if item.sentence is not None:
+            _check_sentence(index, item, config)
+        elif item.vector is None and item.sparse is None:
             raise VisionFailed(f"item {index} has neither a vector nor points")
         if item.vector is not None and config.heatmap is None:
             raise VisionFailed(f"item {index} has a vector, but this model has no heatmap head")
@@ -215,6 +242,27 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
             raise VisionFailed(f"{told}, the decoder takes {' and '.join(map(str, feature_shapes))}")
         if item.vector is not None and not np.isfinite(item.vector).all():
             raise VisionFailed(f"vector {index} holds a value that is not finite")
+
+
+def _check_sentence(index: int, item: DecodeItem, config: VisionConfig) -> None:
+    sentence = item.sentence
+    assert sentence is not None
+    if config.adapter is None:
+        raise VisionFailed(f"item {index} has a sentence, but this model has no adapter for one")
+    if item.vector is not None or item.sparse is not None:
+        raise VisionFailed(f"item {index} has a sentence and something else")
+    width = config.adapter.state_dim
+    if sentence.text.ndim != 2 or not len(sentence.text) or sentence.text.shape[1] != width:
+        raise VisionFailed(f"sentence {index} is {sentence.text.shape}, the adapter takes states of {width}")
+    if sentence.end.shape != (width,):
+        raise VisionFailed(f"the end of sentence {index} is {sentence.end.shape}, not {(width,)}")
+    if not (np.isfinite(sentence.text).all() and np.isfinite(sentence.end).all()):
+        raise VisionFailed(f"sentence {index} holds a value that is not finite")
+
+
+def no_priors(masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What stands for the priors of `masks` where a decoder makes none: 0 everywhere."""
+    return np.zeros_like(masks)
 
 
 def split_outputs(
@@ -257,11 +305,14 @@ def blank_image(config: VisionConfig) -> Prepared:
 
 
 def warm_up(runtime: VisionRuntime) -> None:
-    """Encode a blank image; decode one that is a point on it, and, with a heatmap head, one and two vectors."""
+    """Encode a blank image; decode one that is a point on it, and what else this model takes: vectors, a sentence."""
     image = blank_image(runtime.config)
     [embedding] = runtime.encode([image])
     point = SparsePrompt(np.zeros((2, 2), np.float32), np.array([1, NOT_A_POINT]))
     runtime.decode([DecodeItem(embedding, None, image.size, point)])
+    if runtime.config.adapter is not None:
+        states = np.zeros((2, runtime.config.adapter.state_dim), np.float32)
+        runtime.decode([DecodeItem(embedding, None, image.size, sentence=Sentence(states, states[0]))])
     if runtime.config.heatmap is not None:
         item = DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size)
         runtime.decode([item])

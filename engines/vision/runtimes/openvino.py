@@ -18,6 +18,7 @@ from engines.vision.onnx_cache import (
     DECODER_FILE,
     ENCODER_FILE,
     PROMPTED_DECODER_FILE,
+    SENTENCE_DECODER_FILE,
     exported,
     feature_names,
 )
@@ -64,6 +65,10 @@ class OpenVinoRuntime:
             self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
         prompted = core.read_model(graphs / PROMPTED_DECODER_FILE)
         self._prompted_decoder = _Compiled(core, prompted, "fp32", threads)
+        self._sentence_decoder: _Compiled | None = None
+        if self._config.adapter is not None:
+            sentences = core.read_model(graphs / SENTENCE_DECODER_FILE)
+            self._sentence_decoder = _Compiled(core, sentences, "fp32", threads)
 
     @property
     def config(self) -> VisionConfig:
@@ -83,17 +88,21 @@ class OpenVinoRuntime:
         """One result for each item, in order."""
         return base.decode_all(items, self._config, self._decode)
 
-    def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
-        inputs: Inputs = {
-            **dict(zip(feature_names(self._config), batch.features, strict=True)),
-            "vectors": batch.vectors,
-            "sizes": batch.sizes,
-            "owners": batch.owners,
-        }
+    def _decode(
+        self, batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
+    ) -> list[base.Decoded]:
+        inputs: Inputs = dict(zip(feature_names(self._config), batch.features, strict=True))
+        inputs |= {"owners": batch.owners}
+        if isinstance(prompts, base.SentenceBatch):
+            assert self._sentence_decoder is not None, "without an adapter no item has a sentence"
+            inputs |= {"states": prompts.states, "ends": prompts.ends}
+            masks, scores = self._sentence_decoder(inputs, ["mask_logits", "iou"])
+            return base.split_outputs(base.no_priors(masks), masks, scores)
+        inputs |= {"vectors": batch.vectors, "sizes": batch.sizes}
         decoder = self._decoder
-        if sparse is not None:
+        if prompts is not None:
             decoder = self._prompted_decoder
-            inputs |= {"guided": sparse.guided, "points": sparse.points, "labels": sparse.labels}
+            inputs |= {"guided": prompts.guided, "points": prompts.points, "labels": prompts.labels}
         assert decoder is not None, "without a heatmap head every item has points"
         prior, mask, iou = decoder(inputs, ["prior_logits", "mask_logits", "iou"])
         return base.split_outputs(prior, mask, iou)
@@ -115,7 +124,7 @@ class OpenVinoRuntime:
 
     def close(self) -> None:
         """Free the compiled graphs."""
-        del self._encoder, self._decoder, self._prompted_decoder
+        del self._encoder, self._decoder, self._prompted_decoder, self._sentence_decoder
 
 
 def best_precision(core: ov.Core) -> Precision:

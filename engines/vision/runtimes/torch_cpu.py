@@ -43,14 +43,25 @@ class TorchRuntime:
         """One result for each item, in order."""
         return base.decode_all(items, self.config, self._decode)
 
-    def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
-        embeddings, *fine = map(torch.from_numpy, batch.features)
-        common = map(torch.from_numpy, (batch.vectors, batch.sizes, batch.owners))
-        if sparse is None:
-            outputs = self._model.decode(embeddings, *common)
+    def _decode(
+        self, batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
+    ) -> list[base.Decoded]:
+        embeddings, *levels = map(torch.from_numpy, batch.features)
+        fine, owners = tuple(levels), torch.from_numpy(batch.owners)
+        if isinstance(prompts, base.SentenceBatch):
+            states, ends = torch.from_numpy(prompts.states), torch.from_numpy(prompts.ends)
+            found = self._model.decode_sentences(embeddings, states, ends, owners, fine)
+            masks, scores = (output.numpy() for output in found)
+            return base.split_outputs(base.no_priors(masks), masks, scores)
+        vectors, sizes = torch.from_numpy(batch.vectors), torch.from_numpy(batch.sizes)
+        if prompts is None:
+            outputs = self._model.decode(embeddings, vectors, sizes, owners)
         else:
-            visual = map(torch.from_numpy, (sparse.guided, sparse.points, sparse.labels))
-            outputs = self._model.decode_prompted(embeddings, *common, *visual, fine=tuple(fine))
+            guided, points = torch.from_numpy(prompts.guided), torch.from_numpy(prompts.points)
+            labels = torch.from_numpy(prompts.labels)
+            outputs = self._model.decode_prompted(
+                embeddings, vectors, sizes, owners, guided, points, labels, fine
+            )
         prior, mask, iou = (output.numpy() for output in outputs)
         return base.split_outputs(prior, mask, iou)
 

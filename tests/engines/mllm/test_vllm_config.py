@@ -43,6 +43,12 @@ def test_each_role_has_its_runner() -> None:
     assert concentrate["--pooler-config"] == '{"pooling_type": "LAST", "use_activation": false}'
 
 
+def test_a_concentrate_server_gives_every_tokens_state_where_that_is_wanted() -> None:
+    words = arguments(VllmConfig(), "concentrate", "cpu", MODEL, 8100, "all")
+    pooler = '{"task": "token_embed", "pooling_type": "ALL", "use_activation": false}'
+    assert words[words.index("--pooler-config") + 1] == pooler
+
+
 def test_the_configuration_reaches_the_command_line() -> None:
     config = VllmConfig(
         tensor_parallel_size=2,

@@ -60,16 +60,16 @@ async def serve(
     """
     config = VllmConfig(kv_cache_gib=0.25, max_model_len=1024, tensor_parallel_size=processes)
     async with AsyncExitStack() as stack:
-        servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles)
+        servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles, bundle.pooled)
         await stack.enter_async_context(servers)
         runtime = await asyncio.to_thread(open_runtime, vision, bundle.vision_path, 1, folder / "graphs")
         stack.callback(runtime.close)
         await servers.wait_ready(START_SECONDS)
         tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
         urls = servers.urls
-        concentrate = (urls["concentrate"],) if "concentrate" in urls else ()
+        reason, concentrate = ((urls[role],) if role in urls else () for role in ("reason", "concentrate"))
         mllm = await stack.enter_async_context(
-            MllmClient(bundle.answer, tokens, (urls["reason"],), concentrate)
+            MllmClient(bundle.answer, tokens, reason, concentrate, reader=bundle.reader)
         )
         pipeline = await stack.enter_async_context(
             open_pipeline(bundle.answer, bundle.mask_threshold, mllm, runtime)

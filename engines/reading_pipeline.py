@@ -1,0 +1,68 @@
+"""The path of one request whose grounder only reads the prompt (ConverSeg-Net): read, decode."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from engines.errors import InvalidInput
+from engines.events import DecisionMade, DecisionSource, Done, Usage
+from engines.finishing import DecodedMask
+from engines.images import PreparedImage
+from engines.mllm.results import TextStates
+from engines.pipeline import Pipeline, Ticket
+from engines.request import SegmentRequest
+from engines.vision.runtimes.base import DecodeItem, Sentence
+
+ONLY_MODAL = "this model draws visible parts only: it cannot complete what is hidden"
+NO_HEATMAP = "a model that reads the prompt's tokens makes no heatmap"
+NO_DRAFTS = "a model that does not reason drafts no masks"
+
+
+class ReadingPipeline(Pipeline):
+    """Segments images for a bundle whose language model reads the prompt once and says nothing.
+
+    There is one modal mask of all that is meant; a request for anything else is refused by name.
+    """
+
+    async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
+        request = ticket.request
+        _check(request)
+        async with asyncio.TaskGroup() as group:
+            encoding = group.create_task(self._encode(ticket, image))
+            with ticket.watch.stage("read"):
+                states = await self._mllm.read(image.mllm, request.prompt, timeout=ticket.deadline.left())
+            self._tell(ticket)
+            embedding = await encoding
+        item = DecodeItem(embedding, None, image.vision.size, sentence=Sentence(states.text, states.end))
+        with ticket.watch.stage("decode"):
+            [decoded] = await self._decoder.submit_all([item])
+        with ticket.watch.stage("finish"):
+            plain = replace(ticket, request=replace(request, heatmap=False))
+            await self._finish(plain, image, [DecodedMask(0, "modal", decoded)])
+        self._end(ticket, states)
+
+    def _tell(self, ticket: Ticket) -> None:
+        request = ticket.request
+        source: DecisionSource = "grounder" if request.forced_type is None else "request"
+        told = (
+            (ONLY_MODAL, request.forced_type is None),
+            (NO_HEATMAP, request.heatmap),
+            (NO_DRAFTS, request.drafts > 0),
+        )
+        warnings = tuple(warning for warning, holds in told if holds)
+        ticket.emit(DecisionMade("modal", 1.0, source, 1, warnings))
+
+    def _end(self, ticket: Ticket, states: TextStates) -> None:
+        ticket.watch.mark("total")
+        ticket.emit(Done(ticket.watch.milliseconds, Usage(prompt_tokens=states.prompt_tokens)))
+
+
+def _check(request: SegmentRequest) -> None:
+    """Raises InvalidInput for what this kind of model cannot do."""
+    if request.mask_type in ("amodal", "both"):
+        raise InvalidInput(f"mask_type: {request.mask_type} is not to be had: {ONLY_MODAL}")
+    if request.objects not in (None, 1):
+        raise InvalidInput("objects: this model makes one mask of all that is meant")
+    if request.visual is not None:
+        raise InvalidInput("prompt: this model takes words, or a box and points, but not both at once")
