@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     )
     redis_prefix: str = Field("r2sm:", description="what its keys begin with")
     redis_budget_ms: PositiveFloat = Field(50.0, description="how long one operation on it may take")
-    redis_max_value_mib: PositiveFloat = Field(8.0, description="the largest value kept in it")
+    redis_max_value_mib: PositiveFloat = Field(9.0, description="the largest value kept in it")
     embedding_ttl_seconds: PositiveFloat = Field(3600.0, description="how long it keeps an image's embedding")
     embedding_lease_seconds: PositiveFloat = Field(
         3.0, description="how long the others wait for the replica that encodes an image"

@@ -40,7 +40,7 @@ class RedisLimits:
     budget: float = 0.05
     value_seconds: float = 3600.0
     lease_seconds: float = 3.0
-    max_value: int = 8 << 20
+    max_value: int = 9 << 20
     connections: int = 16
     failures: int = 3
     pause: float = 2.0

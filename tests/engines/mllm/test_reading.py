@@ -107,3 +107,9 @@ async def test_states_are_asked_for_in_one_prefill(folder: Path) -> None:
 async def test_another_number_of_tokens_is_the_servers_fault(folder: Path) -> None:
     with pytest.raises(MllmUnavailable, match=rf"read {LENGTH - 1} tokens in place of {LENGTH}"):
         await read(folder, replies(answer(LENGTH - 1)), "the red mug")
+
+
+async def test_numbers_that_are_no_states_are_the_servers_fault(folder: Path) -> None:
+    broken = answer(LENGTH) | {"usage": {"prompt_tokens": LENGTH + 1}}
+    with pytest.raises(MllmUnavailable, match="does not talk like vLLM"):
+        await read(folder, replies(broken), "the red mug")

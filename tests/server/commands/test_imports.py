@@ -23,3 +23,12 @@ def test_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["import", "egm", "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "--sam" in result.output
+
+
+def test_a_folder_without_converseg_net_is_named(tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    paths = ["--checkpoint", str(tmp_path / "published"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["import", "converseg", *paths])
+    assert result.exit_code == 1
+    assert "holds 0 of _sam2_….torch, and must hold one" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
