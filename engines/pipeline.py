@@ -192,7 +192,8 @@ class Pipeline:
         )
         if not at_once:
             with ticket.watch.stage("warm"):
-                await self._mllm.warm(image.mllm, request.prompt, timeout=ticket.deadline.left())
+                left = ticket.deadline.left()
+                await self._mllm.warm(image.mllm, request.prompt, objects=request.objects, timeout=left)
         return None
 
     def _drafter(
@@ -229,7 +230,8 @@ class Pipeline:
     async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
         request = ticket.request
         budget = self._answer.budget(request.reasoning, request.max_reasoning_tokens)
-        stream = self._mllm.reason(image.mllm, request.prompt, budget, timeout=ticket.deadline.left())
+        left = ticket.deadline.left()
+        stream = self._mllm.reason(image.mllm, request.prompt, budget, objects=request.objects, timeout=left)
         text = ""
         with ticket.watch.stage("reason"):
             async with aclosing(stream), drafter:

@@ -109,7 +109,7 @@ class ScriptedMllm:
             self.running -= 1
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         if budget == 0:
             yield ReasoningEnd("", 0, 0, closed=True)
@@ -156,7 +156,9 @@ class ScriptedMllm:
             states = seed.normal(size=(3, VECTOR_DIM)).astype(np.float32)
             return TextStates(states[:2], states[2], 30)
 
-    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
+    async def warm(
+        self, image: MllmImage, prompt: str, *, objects: int | None = None, timeout: float
+    ) -> None:
         async with self._call("warm"):
             pass
 

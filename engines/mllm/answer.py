@@ -89,6 +89,28 @@ class DecisionQuestion(BaseModel):
         return self.modal, self.amodal
 
 
+class SeveralObjects(BaseModel):
+    """How more than one object is asked for by a model that is told how many, and how its answer ends.
+
+    `user` is the user's text with ``{prompt}``, ``{count}`` and ``{references}``; `reference_tail` takes the place of
+    the answer's own, with the latter two; `separator` stands between two references.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str
+    reference_tail: str
+    separator: str = ""
+
+    @model_validator(mode="after")
+    def _hold_their_fields(self) -> SeveralObjects:
+        if self.user.count("{prompt}") != 1:
+            raise ValueError("user must hold {prompt} exactly once")
+        if not self.reference_tail.endswith("{references}"):
+            raise ValueError("reference_tail must end in {references}: the last token's state is the vector")
+        return self
+
+
 class AnswerFormat(BaseModel):
     """How one bundle asks and answers; stored in ``bundle.json`` under ``answer``.
 
@@ -96,7 +118,8 @@ class AnswerFormat(BaseModel):
     `opening` + reasoning + `closing` + `decision_tail` (with ``{decision}``, empty for a model that has none)
     + `reference_tail` (with ``{references}``, the reference token once per object). `question` is what a model
     without decision tokens is asked. With `boxes` the answer behind `closing` is boxes, and has no references. With
-    `reading` there is no answer at all: the states of the prompt's own tokens are wanted.
+    `reading` there is no answer at all: the states of the prompt's own tokens are wanted. `several` is for a number of
+    objects above 1, where that is asked for in other words.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +134,7 @@ class AnswerFormat(BaseModel):
     question: DecisionQuestion | None = None
     boxes: BoxFormat | None = None
     reading: ReadingFormat | None = None
+    several: SeveralObjects | None = None
 
     @model_validator(mode="after")
     def _templates_hold_their_fields(self) -> AnswerFormat:
@@ -153,9 +177,13 @@ class AnswerFormat(BaseModel):
             raise ValueError("this model is never asked which mask is wanted")
         return self.question.user.replace("{prompt}", prompt)
 
-    def user_text(self, prompt: str) -> str:
-        """The user's text around a prompt whose special tokens are already escaped."""
-        return self.user.replace("{prompt}", prompt)
+    def user_text(self, prompt: str, objects: int | None = None) -> str:
+        """The user's text around a prompt whose special tokens are already escaped, for so many objects."""
+        if self.several is None or objects is None or objects == 1:
+            return self.user.replace("{prompt}", prompt)
+        references = self.several.separator.join([self.tokens.reference or ""] * objects)
+        text = self.several.user.replace("{count}", str(objects)).replace("{references}", references)
+        return text.replace("{prompt}", prompt)
 
     def opened(self, reasoning: str = "") -> str:
         """The assistant's text while it reasons."""
@@ -169,11 +197,21 @@ class AnswerFormat(BaseModel):
     def with_decision(self, reasoning: str, mask_type: MaskType) -> str:
         """The assistant's text up to where the first reference token, or the no-object token, comes next."""
         tail = self.decision_tail.replace("{decision}", self.tokens.decision(mask_type))
-        head = self.reference_tail.removesuffix("{references}")
-        return self.opening + reasoning + self.closing + tail + head
+        return self.opening + reasoning + self.closing + tail + self._lead
 
-    def with_references(self, reasoning: str, mask_type: MaskType, count: int) -> str:
-        """The assistant's text whose last token is the `count`-th reference token; `count` is at least 1."""
+    def with_references(self, reasoning: str, mask_type: MaskType, count: int, of: int | None = None) -> str:
+        """The assistant's text whose last token is the `count`-th reference token, out of `of`, or the last one.
+
+        `count` is at least 1.
+        """
         if count < 1 or self.tokens.reference is None:
             raise ValueError(f"a text with references needs a token for them and at least one, not {count}")
-        return self.with_decision(reasoning, mask_type) + self.tokens.reference * count
+        if self.several is None or (of or count) == 1:
+            return self.with_decision(reasoning, mask_type) + self.tokens.reference * count
+        before = self.with_decision(reasoning, mask_type).removesuffix(self._lead)
+        lead = self.several.reference_tail.replace("{count}", str(of or count)).removesuffix("{references}")
+        return before + lead + self.several.separator.join([self.tokens.reference] * count)
+
+    @property
+    def _lead(self) -> str:
+        return self.reference_tail.removesuffix("{references}")

@@ -90,12 +90,18 @@ class MllmClient:
         return tuple(await asyncio.gather(*(role.health() for role in self._roles())))
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd]:
         """Stream the reasoning, at most `budget` tokens of it; the last item is a ReasoningEnd.
 
-        A budget of 0 ends at once, without a call. Closing the generator, or cancelling the task that iterates
-        it, aborts the request in vLLM.
+        `objects` is how many are asked for, where that is known. A budget of 0 ends at once, without a call. Closing
+        the generator, or cancelling the task that iterates it, aborts the request in vLLM.
         """
         if budget == 0:
             yield ReasoningEnd("", prompt_tokens=0, reasoning_tokens=0, closed=True)
@@ -104,7 +110,7 @@ class MllmClient:
         parser = AnswerParser(self._answer.tokens.think_close, self._tokens.ids)
         usage, finished = Usage(), False
         request = Generation(
-            self._prefill(image, prompt, self._answer.opened()), self._reasoning_options(budget)
+            self._prefill(image, prompt, self._answer.opened(), objects), self._reasoning_options(budget)
         )
         async with aclosing(self._reason.stream(request, deadline)) as chunks:
             async for chunk in chunks:
@@ -161,9 +167,11 @@ class MllmClient:
             objects = count_objects(self._answer.tokens, reply.positions)
         return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens, source)
 
-    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None:
+    async def warm(
+        self, image: MllmImage, prompt: str, *, objects: int | None = None, timeout: float
+    ) -> None:
         """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
-        request = Pooling((self._prefill(image, prompt, self._answer.opened()),))
+        request = Pooling((self._prefill(image, prompt, self._answer.opened(), objects),))
         await self._pool(request, timeout)
 
     async def boxes(
@@ -220,11 +228,11 @@ class MllmClient:
         """
         reasoning = self._tokens.escape(reasoning)
         texts = (
-            self._answer.with_references(reasoning, mask_type, k)
+            self._answer.with_references(reasoning, mask_type, k, objects)
             for mask_type in mask_types
             for k in range(1, objects + 1)
         )
-        request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
+        request = Pooling(tuple(self._prefill(image, prompt, text, objects) for text in texts))
         answer = await self._pool(request, timeout)
         if len(answer.data) != len(request.prefills):
             raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
@@ -244,8 +252,8 @@ class MllmClient:
     async def _pool(self, request: Pooling, timeout: float) -> PoolingAnswer:
         return await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
 
-    def _prefill(self, image: MllmImage, prompt: str, assistant: str) -> Prefill:
-        return Prefill(image, self._answer.user_text(self._tokens.escape(prompt)), assistant)
+    def _prefill(self, image: MllmImage, prompt: str, assistant: str, objects: int | None = None) -> Prefill:
+        return Prefill(image, self._answer.user_text(self._tokens.escape(prompt), objects), assistant)
 
     async def _ask_words(self, image: MllmImage, prompt: str, deadline: float) -> tuple[float, Usage]:
         """How probably modal, in a conversation of its own: the model was not trained to say so in its answer."""

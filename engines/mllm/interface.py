@@ -20,7 +20,13 @@ class Mllm(Protocol):
     """The language model's side, as `engines.mllm.client.MllmClient` has it; `timeout` in seconds."""
 
     def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]: ...
 
     async def decide(
@@ -40,7 +46,9 @@ class Mllm(Protocol):
 
     async def read(self, image: MllmImage, prompt: str, *, timeout: float) -> TextStates: ...
 
-    async def warm(self, image: MllmImage, prompt: str, *, timeout: float) -> None: ...
+    async def warm(
+        self, image: MllmImage, prompt: str, *, objects: int | None = None, timeout: float
+    ) -> None: ...
 
     async def concentrate(
         self,

@@ -48,7 +48,7 @@ class PacedMllm(ScriptedMllm):
     reasonings: list[tuple[str, MaskType, int]] = field(default_factory=list)
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         for number, word in enumerate(self.words):
             await self.turn.acquire()

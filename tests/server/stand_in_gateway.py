@@ -30,10 +30,10 @@ class SlowMllm(ScriptedMllm):
     seconds = 0.0
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         pause = self.seconds / len(self.words) if budget > 4 else 0
-        async for item in super().reason(image, prompt, budget, timeout=timeout):
+        async for item in super().reason(image, prompt, budget, objects=objects, timeout=timeout):
             await asyncio.sleep(pause if isinstance(item, ReasoningDelta) else 0)
             yield item
 

@@ -34,14 +34,14 @@ class WaitingMllm(ScriptedMllm):
         self.let.set()
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, timeout: float
+        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         self.running += 1
         try:
             await self.let.wait()
         finally:
             self.running -= 1
-        async for item in super().reason(image, prompt, budget, timeout=timeout):
+        async for item in super().reason(image, prompt, budget, objects=objects, timeout=timeout):
             yield item
 
 

@@ -26,7 +26,13 @@ from engines.bundles.imports.tensor_file import TensorFile
 from engines.bundles.imports.vision_part import write_vision_config
 from engines.bundles.manifest import MLLM, VISION, write_manifest
 from engines.errors import CheckpointError
-from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion, ReasoningBudgets
+from engines.mllm.answer import (
+    AnswerFormat,
+    AnswerTokens,
+    DecisionQuestion,
+    ReasoningBudgets,
+    SeveralObjects,
+)
 from engines.vision.config import WEIGHTS_FILE, HeatmapConfig
 
 LANGUAGE = "llm."
@@ -55,8 +61,23 @@ ANSWER = AnswerFormat(
     reference_tail="Here is the reference position: {references}",
     budgets=ReasoningBudgets(full=512, brief=64),
     question=DecisionQuestion(),
+    several=SeveralObjects(
+        user=(
+            " Please find '{prompt}' in the image.\n"
+            "Compare the difference between object(s) and find the most closely matched object(s).\n"
+            "Output the thinking process in <think> </think>.\n"
+            "Then output exactly {count} reference position tokens, each written as <REF_POS>.\n"
+            "These special tokens will be used to predict segmentation masks.\n"
+            "Format:\n"
+            "<think> your reasoning here </think>\n"
+            "Here are the {count} reference positions (K={count}):\n"
+            "{references}"
+        ),
+        reference_tail="Here are the {count} reference positions (K={count}):\n{references}",
+        separator=" ",
+    ),
 )
-"""The prompt CoPRS was trained with (``verl/utils/rl_dataset.py`` there), for one object."""
+"""The prompts CoPRS was trained with (``verl/utils/rl_dataset.py`` there), for one object and for several."""
 
 Progress = Callable[[str], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from engines.mllm.answer import AnswerFormat, AnswerTokens
+from engines.mllm.answer import AnswerFormat, AnswerTokens, SeveralObjects
 
 DEMO = AnswerFormat()
 COPRS = AnswerFormat(
@@ -65,3 +65,24 @@ def test_a_format_that_cannot_work_is_refused_by_name(fault: dict[str, object], 
 def test_a_format_survives_json() -> None:
     for answer in (DEMO, COPRS):
         assert AnswerFormat.model_validate_json(answer.model_dump_json()) == answer
+
+
+def test_several_objects_are_asked_for_in_their_own_words() -> None:
+    several = SeveralObjects(
+        user="Find {prompt}: {count} of {references}",
+        reference_tail="The {count} are {references}",
+        separator=" ",
+    )
+    answer = AnswerFormat(several=several, reference_tail="It is {references}")
+    assert answer.user_text("the {count} mugs", 2) == "Find the {count} mugs: 2 of <REF_POS> <REF_POS>"
+    assert [answer.user_text("a mug", one) for one in (None, 1)] == ["a mug", "a mug"]
+    assert answer.with_references("hm", "modal", 1, 1) == "<think>hm</think><MODAL>It is <REF_POS>"
+    first, second = (answer.with_references("hm", "modal", k, 2) for k in (1, 2))
+    assert first == "<think>hm</think><MODAL>The 2 are <REF_POS>"
+    assert second == first + " <REF_POS>"
+
+
+@pytest.mark.parametrize("fields", [{"user": "no place"}, {"reference_tail": "{references}."}])
+def test_words_for_several_objects_hold_their_fields(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="must"):
+        SeveralObjects(**{"user": "{prompt}", "reference_tail": "{references}", **fields})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engines.errors import MllmUnavailable
+from engines.mllm.answer import AnswerFormat, SeveralObjects
 from tests.engines.mllm.test_client import IMAGE, SECONDS, client_of, embeddings, replies
 
 
@@ -37,3 +38,19 @@ async def test_vectors_that_are_missing_are_the_servers_fault() -> None:
     async with client_of(replies(embeddings([1.0]))) as (client, _):
         with pytest.raises(MllmUnavailable, match="gave 1 of the vectors"):
             await client.concentrate(IMAGE, "p", "", ["modal", "amodal"], 1, timeout=SECONDS)
+
+
+async def test_several_objects_are_asked_for_and_answered_in_their_own_words() -> None:
+    several = SeveralObjects(
+        user="{prompt}, {count} times", reference_tail="all {count}: {references}", separator=" "
+    )
+    answer = AnswerFormat(several=several)
+    async with client_of(replies(embeddings([1.0], [2.0])), answer) as (client, server):
+        await client.concentrate(IMAGE, "the mug", "", ["modal"], 2, timeout=SECONDS)
+    conversations = server.seen[0].body["messages"]
+    assert isinstance(conversations, list)
+    assert {talk[0]["content"][1]["text"] for talk in conversations} == {"the mug, 2 times"}
+    assert [talk[-1]["content"] for talk in conversations] == [
+        "<think></think><MODAL>all 2: <REF_POS>",
+        "<think></think><MODAL>all 2: <REF_POS> <REF_POS>",
+    ]
