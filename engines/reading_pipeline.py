@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from engines.errors import InvalidInput
 from engines.events import DecisionMade, DecisionSource, Done, Usage
@@ -38,8 +37,7 @@ class ReadingPipeline(Pipeline):
         with ticket.watch.stage("decode"):
             [decoded] = await self._decoder.submit_all([item])
         with ticket.watch.stage("finish"):
-            plain = replace(ticket, request=replace(request, heatmap=False))
-            await self._finish(plain, image, [DecodedMask(0, "modal", decoded)])
+            await self._finish(ticket, image, [DecodedMask(0, "modal", decoded)])
         self._end(ticket, states)
 
     def _tell(self, ticket: Ticket) -> None:

@@ -120,7 +120,7 @@ def test_a_flipped_byte_is_found_by_digest_only(bundle: Path, name: str) -> None
 MANIFEST_FAULTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: m.update(format_version=2), "format_version: Input should be 1"),
     (lambda m: m.pop("format_version"), "format_version: Field required"),
-    (lambda m: m.update(grounder="oracle"), "grounder: Input should be 'coprs' or 'egm'"),
+    (lambda m: m.update(grounder="oracle"), "grounder: Input should be 'coprs', 'egm' or 'converseg'"),
     (lambda m: m.update(grounder="egm"), "answer.boxes goes with the grounder egm"),
     (lambda m: m.update(colour="red"), "colour: Extra inputs are not permitted"),
     (lambda m: m.update(name=""), "name: "),
