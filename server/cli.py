@@ -12,6 +12,7 @@ from server.commands.config import config
 from server.commands.datasets import app as datasets
 from server.commands.demo import demo
 from server.commands.evaluate import evaluate
+from server.commands.export import export
 from server.commands.imports import app as imports
 from server.commands.keys import app as keys
 from server.commands.queries import queries
@@ -24,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, capacity, loadtest, profile, config, demo):
+for command in (serve, segment, evaluate, queries, capacity, loadtest, profile, config, export, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engines.vision.lowering import apply
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE
+from engines.vision.recipe import DEFAULT_RECIPE, ExportRecipe
 
 OPSET = 20
 SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
@@ -55,10 +57,11 @@ class _PromptedDecoder(nn.Module):
         return self.model.decode_prompted(embeddings, vectors, sizes, owners, guided, points, labels)
 
 
-def export(model: VisionModel, directory: Path) -> None:
+def export(model: VisionModel, directory: Path, recipe: ExportRecipe = DEFAULT_RECIPE) -> None:
     """Write `ENCODER_FILE`, `DECODER_FILE` and `PROMPTED_DECODER_FILE` into `directory`.
 
-    A model without a heatmap head has no plain decoder.
+    A model without a heatmap head has no plain decoder. `model` is changed as `recipe` says. Weights of more than
+    `INLINE_BYTES` go into a file beside the graph, its name with ``.data`` behind it.
 
     Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g]. Decoder: embeddings
     [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
@@ -66,6 +69,7 @@ def export(model: VisionModel, directory: Path) -> None:
     int64 [B, P] besides; it is a graph of its own so that those who do not point at anything pay nothing for it.
     N, B and P are dynamic; see `VisionModel` for the meaning of each.
     """
+    apply(recipe, model)
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
     _export(

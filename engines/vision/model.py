@@ -85,7 +85,7 @@ class VisionModel(nn.Module):
             IoU (B, 1).
         """
         if owners is not None:
-            embeddings = embeddings[owners]
+            embeddings = embeddings.index_select(0, owners)
         prior, dense = self._prior(embeddings, vectors, sizes)
         masks, iou = self._masks(embeddings, None, dense)
         return prior, masks, iou
@@ -108,7 +108,7 @@ class VisionModel(nn.Module):
             points: (B, P, 2) as (x, y) in pixels of the padded square.
             labels: int64 (B, P), see `PromptEncoder.embed_points`.
         """
-        embeddings = embeddings[owners]
+        embeddings = embeddings.index_select(0, owners)
         blank = self.prompt_encoder.no_mask()
         if self.heatmap_head is None:
             prior, dense = embeddings.new_zeros(len(owners), 1, *[self.config.mask_size] * 2), blank
