@@ -7,10 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from engines.batching import MicroBatcher
-from engines.cache.codec import BadValue, decode, encode, encoded_bytes, to_half
+from engines.cache.codec import BadValue, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
 from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait
 from engines.cache.single_flight import SingleFlightCache
@@ -61,7 +60,7 @@ def rounded(
     run: Callable[[Sequence[Prepared]], list[Embedding]],
 ) -> Callable[[Sequence[Prepared]], list[Embedding]]:
     """`run` with its embeddings rounded to float16, so that they are the same whether fresh or from any level."""
-    return lambda images: [Embedding(to_half(embedding.values)) for embedding in run(images)]
+    return lambda images: [embedding.rounded() for embedding in run(images)]
 
 
 class Embeddings:
@@ -82,7 +81,7 @@ class Embeddings:
         self._shared = shared if shared is not None and shared.usable else None
         self._observer = observer or CountingObserver()
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
-            capacity, lambda embedding: embedding.values.nbytes
+            capacity, lambda embedding: embedding.nbytes
         )
 
     async def get_or_encode(self, image: PreparedImage) -> Embedding:
@@ -150,7 +149,7 @@ class Embeddings:
             if token is not None:
                 shared.level.give_up(key, token)
             return embedding
-        shared.level.publish(key, partial(encode, embedding.values, shared.encoder.fingerprint), token)
+        shared.level.publish(key, lambda: encode(embedding.values, shared.encoder.fingerprint), token)
         return embedding
 
     async def _encode(self, image: PreparedImage) -> Embedding:

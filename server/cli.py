@@ -6,6 +6,7 @@ import typer
 
 from loadtests.command import loadtest
 from loadtests.profile.command import profile
+from server.commands.build import build
 from server.commands.bundle import app as bundle
 from server.commands.capacity import capacity
 from server.commands.config import config
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (serve, segment, evaluate, queries, capacity, loadtest, profile, config, export, demo):
+for command in (serve, segment, evaluate, queries, capacity, loadtest, profile, config, export, build, demo):
     app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(keys, name="keys")

@@ -68,12 +68,22 @@ class RelPosAttention(nn.Module):
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """`query` (scaled) and `key` (B, heads, N, e), `value` (B, heads, N, d) to (B, heads, N, d)."""
-    if query.is_cuda:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    return (fused if query.is_cuda else written_out)(query, key, value, bias)
+
+
+def written_out(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`_attend` as three operations."""
     scores = query @ key.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias
     return scores.softmax(dim=-1).to(value.dtype) @ value
+
+
+def fused(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`_attend` as one. Flash attention wants values as wide as keys, up to 256: they are padded for it."""
+    width = value.shape[-1]
+    padded = F.pad(value, (0, query.shape[-1] - width))
+    return F.scaled_dot_product_attention(query, key, padded, attn_mask=bias, scale=1.0)[..., :width]
 
 
 def _one_hot_places(side: int) -> Tensor:

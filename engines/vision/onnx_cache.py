@@ -85,14 +85,21 @@ def publish(folder: Path, directory: Path) -> None:
             raise
 
 
-def _key(vision_dir: Path, recipe: ExportRecipe) -> str:
-    """A digest of the config, the weights, the recipe and the code that turns them into graphs."""
-    digest = hashlib.sha256(json.dumps(recipe.describe(), sort_keys=True).encode())
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+def model_digest(vision_dir: Path) -> str:
+    """A digest, in hex, of a model's config and weights. Raises `BundleError` where one cannot be read."""
+    digest = hashlib.sha256()
     try:
-        for path in (vision_dir / CONFIG_FILE, vision_dir / WEIGHTS_FILE, *sources):
-            with path.open("rb") as file:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            with (vision_dir / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise BundleError(f"cannot read the vision model: {error}") from error
+    return digest.hexdigest()
+
+
+def _key(vision_dir: Path, recipe: ExportRecipe) -> str:
+    """A digest of the model, the recipe and the code that turns them into graphs."""
+    digest = hashlib.sha256(json.dumps([model_digest(vision_dir), recipe.describe()]).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:32]

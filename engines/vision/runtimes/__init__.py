@@ -10,6 +10,7 @@ from typing import Literal
 
 from engines.errors import BackendUnavailable
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
+from engines.vision.runtimes.cuda_driver import gpu_count
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 """OpenVINO forks processes that report its use over the network, and goes without where this import fails."""
@@ -32,49 +33,65 @@ RuntimeName = Literal["auto", "openvino", "torch", "tensorrt"]
 def open_runtime(
     name: RuntimeName, vision_dir: Path, threads: int | None = None, cache_dir: Path | None = None
 ) -> VisionRuntime:
-    """Load the model in `vision_dir` into the runtime `name`.
+    """Load the model in `vision_dir` into the runtime `name`; the log says which one it is, and why.
 
     Args:
-        name: ``auto`` is OpenVINO where it is installed, else torch; `VisionRuntime.info` says which.
+        name: ``auto`` is TensorRT on a machine with a GPU where it is installed, else torch on the GPU; without
+            a GPU OpenVINO where it is installed, else torch. ``torch`` is on the GPU where there is one.
         vision_dir: a bundle's ``vision`` directory.
         threads: CPU threads for each call; None leaves it to the runtime.
-        cache_dir: where exported graphs are kept; by default ``.cache/r2sm-server/vision`` in the home directory.
+        cache_dir: where exported graphs and compiled engines are kept; by default ``.cache/r2sm-server/vision``
+            in the home directory.
 
     Raises:
         BackendUnavailable: the runtime is not installed; the message says what to install.
         BundleError: the model is missing, damaged, or does not fit its config.
+        GraphRejected, EngineRefused, CacheFailed: see `engines.errors`.
     """
-    match _chosen(name):
+    gpus = gpu_count()
+    chosen, why = (name, "as asked for") if name != "auto" else _default(gpus)
+    device = "a GPU" if chosen == "tensorrt" or (chosen == "torch" and gpus) else "the CPU"
+    logger.info("the vision runtime is %s on %s: %s", chosen, device, why)
+    cache_dir = cache_dir or default_cache_dir()
+    match chosen:
+        case "tensorrt":
+            _require("tensorrt", "gpu")
+            try:
+                from engines.vision.runtimes.tensorrt import open_tensorrt
+            except ImportError as error:  # the package without its libraries
+                raise BackendUnavailable(f"TensorRT does not load: {error}; pip install '.[gpu]'") from error
+            return open_tensorrt(vision_dir, cache_dir)
         case "openvino":
-            _require("openvino")
+            _require("openvino", "cpu")
             from engines.vision.runtimes.openvino import OpenVinoRuntime
 
-            return OpenVinoRuntime(vision_dir, cache_dir or default_cache_dir(), threads)
-        case "torch":
-            _require("torch")
+            return OpenVinoRuntime(vision_dir, cache_dir, threads)
+        case "torch" if gpus:
+            from engines.vision.runtimes.torch_cuda import open_torch_cuda
+
+            return open_torch_cuda(vision_dir)
+        case _:
             from engines.vision.runtimes.torch_cpu import TorchRuntime
 
             return TorchRuntime(vision_dir, threads)
-        case "tensorrt":
-            raise BackendUnavailable(
-                "this version has no TensorRT runtime; choose openvino (pip install '.[cpu]') or torch"
-            )
 
 
 def default_cache_dir() -> Path:
-    """Where exported graphs are kept unless the caller says otherwise."""
+    """Where exported graphs and compiled engines are kept unless the caller says otherwise."""
     return Path.home() / ".cache" / "r2sm-server" / "vision"
 
 
-def _chosen(name: RuntimeName) -> Literal["openvino", "torch", "tensorrt"]:
-    if name != "auto":
-        return name
+def _default(gpus: int) -> tuple[RuntimeName, str]:
+    """The runtime for this machine, and why."""
+    if gpus and find_spec("tensorrt"):
+        return "tensorrt", "there is a GPU, and TensorRT is installed"
+    if gpus:
+        return "torch", "there is a GPU, and TensorRT is not installed (pip install '.[gpu]')"
     if find_spec("openvino"):
-        return "openvino"
-    logger.warning("OpenVINO is not installed: the vision runtime is torch, which is several times slower")
-    return "torch"
+        return "openvino", "there is no GPU"
+    return "torch", "there is no GPU, and OpenVINO, several times faster, is not installed"
 
 
-def _require(package: str) -> None:
+def _require(package: str, extra: str) -> None:
     if find_spec(package) is None:
-        raise BackendUnavailable(f"the vision runtime needs the package {package}: pip install '.[cpu]'")
+        raise BackendUnavailable(f"the vision runtime needs the package {package}: pip install '.[{extra}]'")

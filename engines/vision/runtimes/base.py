@@ -9,17 +9,43 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.cache.codec import to_half
 from engines.errors import VisionFailed
+from engines.vision.buckets import Buckets
 from engines.vision.config import VisionConfig
 from engines.vision.preprocess import Prepared
 from engines.vision.visual_prompt import NOT_A_POINT, SparsePrompt
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """An image embedding: `values` float32 [C, g, g]. Share one object between the prompts on one image."""
+    """An image embedding, in host memory; runtimes on a device have a kind of their own, which stays there.
 
-    values: NDArray[np.float32]
+    Share one object between the prompts on one image.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self._values = values
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """float32 [C, g, g], on the host."""
+        return self._values
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, g, g)."""
+        return self._values.shape
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of memory, wherever it is."""
+        return self._values.nbytes
+
+    def rounded(self) -> Embedding:
+        """The same with values that float16 can hold."""
+        return Embedding(to_half(self._values))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +93,11 @@ class VisionRuntime(Protocol):
         """One result for each item, in order."""
         ...
 
-    def warm_up(self) -> None:
-        """Run encoder and decoder once, so that the first request pays for nothing."""
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        """Run encoder and decoder at these batch sizes, else at all that are made ready beforehand.
+
+        The first request then pays for nothing.
+        """
         ...
 
     def info(self) -> dict[str, str | int]:
@@ -82,14 +111,18 @@ class VisionRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeBatch:
-    """Items side by side: `embeddings` [N, C, g, g], each image once; `owners` int64 [B] indexes them;
+    """Items side by side: N `embeddings`, each image once; `owners` int64 [B] indexes them;
     `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
     """
 
-    embeddings: NDArray[np.float32]
+    embeddings: Sequence[Embedding]
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     owners: NDArray[np.int64]
+
+    def stacked(self) -> NDArray[np.float32]:
+        """The embeddings on the host, as one array [N, C, g, g]."""
+        return np.stack([embedding.values for embedding in self.embeddings]).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +190,7 @@ def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBat
     distinct = list({id(item.embedding): item.embedding for item in items}.values())
     places = {id(embedding): place for place, embedding in enumerate(distinct)}
     return DecodeBatch(
-        embeddings=np.stack([embedding.values for embedding in distinct]).astype(np.float32, copy=False),
+        embeddings=distinct,
         vectors=np.stack(vectors).astype(np.float32, copy=False),
         sizes=np.array([item.size for item in items], dtype=np.int64),
         owners=np.array([places[id(item.embedding)] for item in items], dtype=np.int64),
@@ -176,8 +209,8 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
             raise VisionFailed(
                 f"vector {index} is {item.vector.shape}, the heatmap head takes {vector_shape}"
             )
-        if item.embedding.values.shape != embedding_shape:
-            shape = item.embedding.values.shape
+        if item.embedding.shape != embedding_shape:
+            shape = item.embedding.shape
             raise VisionFailed(f"embedding {index} is {shape}, the decoder takes {embedding_shape}")
         if item.vector is not None and not np.isfinite(item.vector).all():
             raise VisionFailed(f"vector {index} holds a value that is not finite")
@@ -217,13 +250,15 @@ def blank_image(config: VisionConfig) -> Prepared:
     return Prepared(np.zeros((side, side, 3), dtype=np.uint8), (side, side), (side, side))
 
 
-def warm_up(runtime: VisionRuntime) -> None:
-    """Encode a blank image; decode one that is a point on it, and, with a heatmap head, one and two vectors."""
+def warm_up(runtime: VisionRuntime, buckets: Buckets) -> None:
+    """Encode blank images; decode points on one and, with a heatmap head, vectors; at all of these sizes."""
     image = blank_image(runtime.config)
-    [embedding] = runtime.encode([image])
+    encoded = [runtime.encode([image] * count) for count in buckets.encode]
     point = SparsePrompt(np.zeros((2, 2), np.float32), np.array([1, NOT_A_POINT]))
-    runtime.decode([DecodeItem(embedding, None, image.size, point)])
+    embedding = encoded[0][0]
+    items = [DecodeItem(embedding, None, image.size, point)]
     if runtime.config.heatmap is not None:
-        item = DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size)
-        runtime.decode([item])
-        runtime.decode([item, item])
+        items.append(DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size))
+    for item in items:
+        for count in buckets.decode:
+            runtime.decode([item] * count)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engines.vision.buckets import CPU_BUCKETS, Buckets
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
@@ -44,7 +45,7 @@ class TorchRuntime:
         return base.decode_all(items, self.config, self._decode)
 
     def _decode(self, batch: base.DecodeBatch, sparse: base.SparseBatch | None) -> list[base.Decoded]:
-        common = map(torch.from_numpy, (batch.embeddings, batch.vectors, batch.sizes, batch.owners))
+        common = map(torch.from_numpy, (batch.stacked(), batch.vectors, batch.sizes, batch.owners))
         if sparse is None:
             outputs = self._model.decode(*common)
         else:
@@ -53,9 +54,9 @@ class TorchRuntime:
         prior, mask, iou = (output.numpy() for output in outputs)
         return base.split_outputs(prior, mask, iou)
 
-    def warm_up(self) -> None:
-        """Run encoder and decoder once."""
-        base.warm_up(self)
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        """Run encoder and decoder at these batch sizes; no other needs making ready."""
+        base.warm_up(self, buckets or CPU_BUCKETS)
 
     def info(self) -> dict[str, str | int]:
         """Name, version, precision and threads."""

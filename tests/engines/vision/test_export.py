@@ -143,15 +143,17 @@ def test_positions_can_be_added_to_the_scores_instead(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("part", ["window_positions", "global_positions"])
-def test_each_kind_of_layer_has_its_own_form(tiny: Exported, vision_dir: Path, part: str) -> None:
+@pytest.mark.parametrize(
+    "recipe", [ExportRecipe(window_positions="added"), ExportRecipe(global_positions="added")]
+)
+def test_each_kind_of_layer_has_its_own_form(tiny: Exported, vision_dir: Path, recipe: ExportRecipe) -> None:
     changed = VisionModel.load(vision_dir)
-    apply(ExportRecipe(**{part: "added"}), changed)
+    apply(recipe, changed)
 
-    forms = [layer.attn.positions for layer in changed.image_encoder.layers]
-    assert forms == [
-        "added" if (part == "global_positions") == (i == 1) else "concatenated" for i in range(3)
-    ]
+    encoder: Any = changed.image_encoder
+    forms = [layer.attn.positions for layer in encoder.layers]
+    window, whole = recipe.window_positions, recipe.global_positions
+    assert forms == [window, whole, window]
     inputs = tiny.images(2)
     torch.testing.assert_close(changed.encode(**inputs), tiny.model.encode(**inputs), atol=1e-4, rtol=1e-4)
 
@@ -209,6 +211,7 @@ def test_recipes_do_not_share_graphs(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sam_vit_b(tmp_path: Path) -> None:
     config = VisionConfig(encoder=VIT_B, decoder=DecoderConfig(), heatmap=HeatmapConfig(vector_dim=64))
     torch.manual_seed(5)
