@@ -22,7 +22,7 @@ from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import VisionRuntime, default_cache_dir, open_runtime
 from engines.vision.runtimes.base import DecodeItem
-from engines.vision.runtimes.cuda_driver import driver_version, gpu_count
+from engines.vision.runtimes.cuda_driver import driver_version, usable_gpus
 
 DEMO = Path(__file__).parents[1] / "engines" / "demo" / "bundle" / "vision"
 VIT_H = VisionConfig(encoder=EncoderConfig(), decoder=DecoderConfig(), heatmap=HeatmapConfig(vector_dim=3584))
@@ -39,7 +39,7 @@ def main() -> int:
         "--tflops", type=float, default=790.0, help="of the GPU, bfloat16; an H200 by default"
     )
     options = parser.parse_args()
-    if not gpu_count():
+    if not usable_gpus():
         print("there is no NVIDIA GPU here: nothing was measured")
         return 1
     print(f"{torch.cuda.get_device_name(0)}, driver {driver_version()}, torch {torch.__version__}")

@@ -18,10 +18,10 @@ from engines.vision.buckets import DEVICE_BUCKETS
 from engines.vision.golden import read_golden, require_faithful
 from engines.vision.golden_inputs import make_golden
 from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, open_runtime
-from engines.vision.runtimes.cuda_driver import gpu_count
+from engines.vision.runtimes.cuda_driver import usable_gpus
 from engines.vision.runtimes.device import DeviceEmbedding
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(gpu_count() == 0, reason="there is no NVIDIA GPU here")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(usable_gpus() == 0, reason="there is no NVIDIA GPU here")]
 DEMO = Path(__file__).parents[2] / "engines" / "demo" / "bundle" / "vision"
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from engines.errors import BackendUnavailable
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionRuntime
-from engines.vision.runtimes.cuda_driver import gpu_count
+from engines.vision.runtimes.cuda_driver import usable_gpus
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 """OpenVINO forks processes that report its use over the network, and goes without where this import fails."""
@@ -48,7 +48,7 @@ def open_runtime(
         BundleError: the model is missing, damaged, or does not fit its config.
         GraphRejected, EngineRefused, CacheFailed: see `engines.errors`.
     """
-    gpus = gpu_count()
+    gpus = usable_gpus()
     chosen, why = (name, "as asked for") if name != "auto" else _default(gpus)
     device = "a GPU" if chosen == "tensorrt" or (chosen == "torch" and gpus) else "the CPU"
     logger.info("the vision runtime is %s on %s: %s", chosen, device, why)
@@ -88,8 +88,8 @@ def _default(gpus: int) -> tuple[RuntimeName, str]:
     if gpus:
         return "torch", "there is a GPU, and TensorRT is not installed (pip install '.[gpu]')"
     if find_spec("openvino"):
-        return "openvino", "there is no GPU"
-    return "torch", "there is no GPU, and OpenVINO, several times faster, is not installed"
+        return "openvino", "there is no GPU that torch can use"
+    return "torch", "there is no GPU that torch can use, and OpenVINO, several times faster, is not installed"
 
 
 def _require(package: str, extra: str) -> None:

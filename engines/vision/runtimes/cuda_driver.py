@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from importlib.metadata import version
 
 ABSENT = "absent"
 
@@ -19,6 +20,11 @@ def gpu_count() -> int:
     return count.value
 
 
+def usable_gpus() -> int:
+    """How many GPUs there are for torch, on which both GPU runtimes stand: none for a build without CUDA."""
+    return 0 if version("torch").endswith("+cpu") else gpu_count()
+
+
 def driver_version() -> str:
     """The driver's version, such as ``580.65.06``; `ABSENT` without one."""
     try:
@@ -27,7 +33,7 @@ def driver_version() -> str:
         return ABSENT
     if nvml.nvmlInit_v2() != 0:
         return ABSENT
-    version = ctypes.create_string_buffer(96)
-    failed = nvml.nvmlSystemGetDriverVersion(version, len(version))
+    told = ctypes.create_string_buffer(96)
+    failed = nvml.nvmlSystemGetDriverVersion(told, len(told))
     nvml.nvmlShutdown()
-    return ABSENT if failed else version.value.decode("ascii")
+    return ABSENT if failed else told.value.decode("ascii")

@@ -18,7 +18,7 @@ from engines.errors import BackendUnavailable, BundleError, GraphRejected, Visio
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import exported, publish
 from engines.vision.preprocess import Prepared, prepare
-from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, open_runtime
+from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, cuda_driver, open_runtime
 from engines.vision.runtimes.openvino import OpenVinoRuntime
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 
@@ -189,7 +189,7 @@ def test_a_missing_package_is_named(
         (1, {"tensorrt", "openvino"}, "tensorrt on a GPU: there is a GPU, and TensorRT is installed"),
         (1, {"openvino"}, "torch on a GPU: there is a GPU, and TensorRT is not installed"),
         (0, {"tensorrt", "openvino"}, "openvino on the CPU: there is no GPU"),
-        (0, set(), "torch on the CPU: there is no GPU, and OpenVINO"),
+        (0, set(), "torch on the CPU: there is no GPU that torch can use, and OpenVINO"),
     ],
 )
 def test_the_default_is_by_what_is_there_and_said_aloud(
@@ -200,13 +200,21 @@ def test_the_default_is_by_what_is_there_and_said_aloud(
     installed: set[str],
     expected: str,
 ) -> None:
-    monkeypatch.setattr("engines.vision.runtimes.gpu_count", lambda: gpus)
+    monkeypatch.setattr("engines.vision.runtimes.usable_gpus", lambda: gpus)
     monkeypatch.setattr(
         "engines.vision.runtimes.find_spec", lambda name: object() if name in installed else None
     )
     with caplog.at_level("INFO", "engines.vision.runtimes"), pytest.raises((BundleError, BackendUnavailable)):
         open_runtime("auto", tmp_path / "nothing", cache_dir=tmp_path)
     assert f"the vision runtime is {expected}" in caplog.text
+
+
+def test_a_torch_without_cuda_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "gpu_count", lambda: 4)
+    monkeypatch.setattr(cuda_driver, "version", lambda package: "2.13.0+cpu")
+    assert cuda_driver.usable_gpus() == 0
+    monkeypatch.setattr(cuda_driver, "version", lambda package: "2.13.0")
+    assert cuda_driver.usable_gpus() == 4
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:

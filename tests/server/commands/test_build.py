@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from engines.bundles import Bundle
 from engines.vision.golden import read_golden
-from engines.vision.runtimes.cuda_driver import gpu_count
+from engines.vision.runtimes.cuda_driver import usable_gpus
 from server.cli import app
 from server.commands.build import add_golden
 from tests.tiny_bundle import build_tiny_bundle
@@ -21,7 +21,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_bundle(tmp_path_factory.mktemp("bundle"))
 
 
-@pytest.mark.skipif(gpu_count() > 0, reason="there is a GPU here")
+@pytest.mark.skipif(usable_gpus() > 0, reason="there is a GPU here")
 def test_what_is_missing_is_named(bundle: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["build", str(bundle), "--cache-dir", str(tmp_path / "cache")])
     assert result.exit_code == 1

@@ -36,9 +36,10 @@ def stand_in() -> ModuleType:
     """As much of the package as is needed to import the runtime."""
     module: Any = ModuleType("tensorrt")
     severity = IntEnum("severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
+    types = IntEnum("types", "FLOAT HALF BF16 INT32 INT64 BOOL UINT8")
     module.ILogger = type("ILogger", (), {"Severity": severity})
     module.IProgressMonitor = type("IProgressMonitor", (), {})
-    module.DataType = IntEnum("DataType", "FLOAT HALF BF16 INT32 INT64 BOOL UINT8")
+    module.DataType = types
     module.__version__ = MACHINE["tensorrt"]
     return module  # type: ignore[no-any-return]
 
@@ -65,7 +66,11 @@ def workshop(vision_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     builder: Any = import_module("engines.vision.runtimes.tensorrt_build")
     shop = Workshop(module, vision_dir, tmp_path / "cache")
     model = VisionModel.load(vision_dir)
-    methods = {"encoder": model.encode, "decoder": model.decode, "prompted_decoder": model.decode_prompted}
+    methods: dict[str, Any] = {
+        "encoder": model.encode,
+        "decoder": model.decode,
+        "prompted_decoder": model.decode_prompted,
+    }
     graphs = tmp_path / "graphs"
     graphs.mkdir()
     for name in PROFILES:
