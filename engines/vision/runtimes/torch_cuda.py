@@ -44,7 +44,7 @@ def open_torch_cuda(vision_dir: Path, device: torch.device | None = None) -> Dev
     """The runtime on the first GPU, or on `device`; on a CPU there are no streams and no graphs.
 
     Raises:
-        BackendUnavailable: torch sees no GPU.
+        BackendUnavailable: torch sees no GPU, or its memory is full.
         BundleError: the model is missing or damaged.
     """
     if device is None:
@@ -53,7 +53,10 @@ def open_torch_cuda(vision_dir: Path, device: torch.device | None = None) -> Dev
         device = torch.device("cuda", 0)
     model = VisionModel.load(vision_dir)
     apply(RECIPE, model)
-    model.to(device)
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise BackendUnavailable(f"{device} has no room for the vision model beside what is there") from error
     torch.backends.cudnn.allow_tf32 = False  # on by default, for convolutions; the decoder is to be float32
     decoder = TorchNetwork(model.decode) if model.config.heatmap is not None else None
     about: dict[str, str | int] = {
