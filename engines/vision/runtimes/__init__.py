@@ -47,6 +47,7 @@ def open_runtime(
         BackendUnavailable: the runtime is not installed; the message says what to install.
         BundleError: the model is missing, damaged, or does not fit its config.
         GraphRejected, EngineRefused, CacheFailed: see `engines.errors`.
+        VisionFailed: a GPU's memory is full.
     """
     gpus = usable_gpus()
     chosen, why = (name, "as asked for") if name != "auto" else _default(gpus)
@@ -60,7 +61,7 @@ def open_runtime(
                 from engines.vision.runtimes.tensorrt import open_tensorrt
             except ImportError as error:  # the package without its libraries
                 raise BackendUnavailable(f"TensorRT does not load: {error}; pip install '.[gpu]'") from error
-            return open_tensorrt(vision_dir, cache_dir)
+            return _warmed(open_tensorrt(vision_dir, cache_dir))
         case "openvino":
             _require("openvino", "cpu")
             from engines.vision.runtimes.openvino import OpenVinoRuntime
@@ -69,7 +70,7 @@ def open_runtime(
         case "torch" if gpus:
             from engines.vision.runtimes.torch_cuda import open_torch_cuda
 
-            return open_torch_cuda(vision_dir)
+            return _warmed(open_torch_cuda(vision_dir))
         case _:
             from engines.vision.runtimes.torch_cpu import TorchRuntime
 
@@ -79,6 +80,16 @@ def open_runtime(
 def default_cache_dir() -> Path:
     """Where exported graphs and compiled engines are kept unless the caller says otherwise."""
     return Path.home() / ".cache" / "r2sm-server" / "vision"
+
+
+def _warmed(runtime: VisionRuntime) -> VisionRuntime:
+    """A GPU runtime with every bucket captured, for a capture is long and takes memory that should be there now."""
+    try:
+        runtime.warm_up()
+    except BaseException:
+        runtime.close()
+        raise
+    return runtime
 
 
 def _default(gpus: int) -> tuple[RuntimeName, str]:

@@ -17,7 +17,7 @@ from engines.vision.buckets import DECODER_PROFILES, DEVICE_BUCKETS, ENCODER_PRO
 from engines.vision.golden import judge
 from engines.vision.golden_inputs import golden_of
 from engines.vision.preprocess import Prepared, prepare
-from engines.vision.runtimes import DecodeItem, Embedding, VisionRuntime
+from engines.vision.runtimes import DecodeItem, Embedding, VisionRuntime, open_runtime, torch_cuda
 from engines.vision.runtimes.device import DeviceEmbedding, DeviceRuntime
 from engines.vision.runtimes.networks import KEPT, Lane, Launch
 from engines.vision.runtimes.torch_cpu import TorchRuntime
@@ -149,6 +149,16 @@ def test_without_a_gpu_it_says_so(vision_dir: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(BackendUnavailable, match=r"no NVIDIA GPU: pip install '\.\[gpu\]'"):
         open_torch_cuda(vision_dir)
+
+
+def test_it_is_opened_warm(vision_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed: list[object] = []
+    monkeypatch.setattr("engines.vision.runtimes.usable_gpus", lambda: 1)
+    monkeypatch.setattr(torch_cuda, "open_torch_cuda", lambda folder: open_torch_cuda(folder, CPU))
+    monkeypatch.setattr(DeviceRuntime, "warm_up", lambda self: warmed.append(self))
+    opened = open_runtime("torch", vision_dir)
+    opened.close()
+    assert warmed == [opened]
 
 
 class Doubling:
