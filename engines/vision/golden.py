@@ -20,8 +20,6 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionR
 from engines.vision.visual_prompt import SparsePrompt
 
 GOLDEN_FILE = "golden.safetensors"
-LEAST_IOU = 0.99
-MOST_PRIOR_ERROR = 0.05
 ENCODE_BATCHES = (1, 3, 8)
 DECODE_BATCHES = (1, 5, 16)
 """Batches that together reach every profile of a compiled engine."""
@@ -55,25 +53,37 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is demanded: an IoU of every mask with the reference's, and how far a heatmap's probability may be off."""
+
+    mask_iou: float = 0.99
+    prior_error: float = 0.05
+
+
+BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """How far a runtime strays: the worst mask IoU, and the largest error of a heatmap's probability."""
 
     mask_iou: float
     prior_error: float
+    bounds: Bounds
 
     def __str__(self) -> str:
         return (
-            f"worst mask IoU {self.mask_iou:.4f} (at least {LEAST_IOU}), "
-            f"largest heatmap error {self.prior_error:.4f} (at most {MOST_PRIOR_ERROR})"
+            f"worst mask IoU {self.mask_iou:.4f} (at least {self.bounds.mask_iou}), "
+            f"largest heatmap error {self.prior_error:.4f} (at most {self.bounds.prior_error})"
         )
 
     @property
     def good(self) -> bool:
         """Whether both are within their bounds."""
-        return self.mask_iou >= LEAST_IOU and self.prior_error <= MOST_PRIOR_ERROR
+        return self.mask_iou >= self.bounds.mask_iou and self.prior_error <= self.bounds.prior_error
 
 
-def judge(runtime: VisionRuntime, golden: Golden) -> Verdict:
+def judge(runtime: VisionRuntime, golden: Golden, bounds: Bounds = BOUNDS) -> Verdict:
     """Run `golden` in batches of several sizes and say how far the results are from what is expected."""
     side = runtime.config.image_size
     overlaps, errors = [1.0], [0.0]
@@ -87,7 +97,7 @@ def judge(runtime: VisionRuntime, golden: Golden) -> Verdict:
                 overlaps.append(_iou(wanted.mask_logits, result.mask_logits, size, side))
                 if items[place].vector is not None:
                     errors.append(_error(wanted.prior_logits, result.prior_logits, size, side))
-    return Verdict(min(overlaps), max(errors))
+    return Verdict(min(overlaps), max(errors), bounds)
 
 
 def _encode(runtime: VisionRuntime, images: Sequence[Prepared], batch: int) -> list[Embedding]:
@@ -97,9 +107,9 @@ def _encode(runtime: VisionRuntime, images: Sequence[Prepared], batch: int) -> l
     return runtime.encode([images[i % len(images)] for i in range(batch)])[: len(images)]
 
 
-def require_faithful(runtime: VisionRuntime, golden: Golden) -> Verdict:
+def require_faithful(runtime: VisionRuntime, golden: Golden, bounds: Bounds = BOUNDS) -> Verdict:
     """`judge`. Raises `EngineRefused`, with the figures, where the runtime strays too far."""
-    verdict = judge(runtime, golden)
+    verdict = judge(runtime, golden, bounds)
     if not verdict.good:
         raise EngineRefused(f"{runtime.info()['runtime']} strays from the reference: {verdict}")
     return verdict

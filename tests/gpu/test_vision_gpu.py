@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from engines.errors import EngineRefused
-from engines.vision import golden
 from engines.vision.buckets import DEVICE_BUCKETS
-from engines.vision.golden import read_golden, require_faithful
+from engines.vision.golden import Bounds, read_golden, require_faithful
 from engines.vision.golden_inputs import make_golden
 from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, open_runtime
 from engines.vision.runtimes.cuda_driver import usable_gpus
@@ -101,11 +100,7 @@ def test_memory_is_level(runtime: VisionRuntime, vision_dir: Path) -> None:
     assert torch.cuda.memory_allocated() - before < 2**20
 
 
-def test_a_straying_engine_does_not_serve(
-    vision_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if find_spec("tensorrt") is None:
-        pytest.skip("TensorRT is not installed")
-    monkeypatch.setattr(golden, "LEAST_IOU", 1.1)
+def test_a_straying_engine_does_not_serve(vision_dir: Path, tmp_path: Path) -> None:
+    tensorrt = pytest.importorskip("engines.vision.runtimes.tensorrt", exc_type=ImportError)
     with pytest.raises(EngineRefused, match="worst mask IoU"):
-        open_runtime("tensorrt", vision_dir, cache_dir=tmp_path)
+        tensorrt.open_tensorrt(vision_dir, tmp_path, bounds=Bounds(mask_iou=1.1))

@@ -16,7 +16,7 @@ from engines.errors import BackendUnavailable
 from engines.vision.buckets import POINTS, PROFILES
 from engines.vision.config import VisionConfig, load_config
 from engines.vision.engine_cache import EngineCache, EngineIdentity
-from engines.vision.golden import GOLDEN_FILE, Golden, read_golden, require_faithful
+from engines.vision.golden import BOUNDS, GOLDEN_FILE, Bounds, Golden, read_golden, require_faithful
 from engines.vision.golden_inputs import golden_of
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, exported
 from engines.vision.recipe import ExportRecipe
@@ -39,7 +39,10 @@ Report = Callable[[str, str, int, int], None]
 
 
 def open_tensorrt(
-    vision_dir: Path, cache_dir: Path, report: Report = lambda graph, phase, done, steps: None
+    vision_dir: Path,
+    cache_dir: Path,
+    report: Report = lambda graph, phase, done, steps: None,
+    bounds: Bounds = BOUNDS,
 ) -> DeviceRuntime:
     """The runtime on the first GPU; engines that this machine has not built yet are built first, which takes minutes.
 
@@ -62,7 +65,7 @@ def open_tensorrt(
     assert prompted is not None
     runtime = DeviceRuntime(config, device, (encoder, decoder, prompted), _about(identity))
     try:
-        verdict = require_faithful(runtime, golden)
+        verdict = require_faithful(runtime, golden, bounds)
     except BaseException:
         runtime.close()
         raise

@@ -16,12 +16,13 @@ import pytest
 import torch
 
 from engines.errors import BackendUnavailable, EngineRefused
-from engines.vision import golden
 from engines.vision.buckets import PROFILES
+from engines.vision.golden import Bounds
 from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes.torch_cuda import TorchNetwork
 
+LOOSE = Bounds(mask_iou=0.95)  # random weights hang on a thread
 MODULES = ("tensorrt", "tensorrt_build", "tensorrt_engine")
 MACHINE = {
     "tensorrt": "11.4.0.106",
@@ -55,8 +56,8 @@ class Workshop:
     built: list[str] = field(default_factory=list)
     open_engines: int = 0
 
-    def open(self) -> Any:
-        return self.module.open_tensorrt(self.vision_dir, self.cache)
+    def open(self, bounds: Bounds = LOOSE) -> Any:
+        return self.module.open_tensorrt(self.vision_dir, self.cache, bounds=bounds)
 
 
 @pytest.fixture
@@ -96,7 +97,6 @@ def workshop(vision_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "Engine", StandInEngine)
     monkeypatch.setattr(module, "first_gpu", lambda: torch.device("cpu"))
     monkeypatch.setattr(module, "_machine_facts", lambda device: shop.facts)
-    monkeypatch.setattr(golden, "LEAST_IOU", 0.95)  # random weights hang on a thread
     yield shop
     for name in MODULES:
         sys.modules.pop(f"engines.vision.runtimes.{name}", None)
@@ -125,10 +125,9 @@ def test_another_machine_builds_its_own(workshop: Workshop, fact: str) -> None:
     assert first.info()["engines"] != second.info()["engines"]
 
 
-def test_a_straying_engine_is_refused_and_closed(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden, "MOST_PRIOR_ERROR", -1.0)
+def test_a_straying_engine_is_refused_and_closed(workshop: Workshop) -> None:
     with pytest.raises(EngineRefused, match=r"tensorrt strays from the reference: worst mask IoU \d\.\d+"):
-        workshop.open()
+        workshop.open(Bounds(prior_error=0.0))
     assert workshop.open_engines == 0
 
 
