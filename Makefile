@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo bench bench-check soak bench-cache bench-drafts screenshot settings-table constraints
+.PHONY: help .venv demo test lint unit train-demo bench bench-check soak bench-cache bench-drafts bench-vision bench-gpu test-gpu trt-build-check screenshot settings-table constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -46,6 +46,18 @@ train-demo: .venv ## Train the demo bundle's models (ARGS="--out runs/demo --sta
 
 bench-cache: .venv ## Measure what a known image saves and what a hit in Redis costs (ARGS="--images 30")
 	@$(BIN)/python -m loadtests.cache $(ARGS)
+
+bench-vision: .venv ## Measure the vision runtimes on this CPU, as ratios (ARGS="--vit-b")
+	@$(BIN)/python -m loadtests.vision $(ARGS)
+
+bench-gpu: .venv ## Measure the vision runtimes on an NVIDIA GPU (ARGS="--runtime tensorrt")
+	@$(BIN)/python -m loadtests.vision_gpu $(ARGS)
+
+test-gpu: .venv ## Run the tests that need an NVIDIA GPU
+	@$(BIN)/pytest -m gpu
+
+trt-build-check: .venv ## Have NVIDIA's own builder compile the exported graphs, without a GPU (ARGS="--bundle DIR")
+	@$(BIN)/python -m tests.nvidia.build_check $(ARGS)
 
 screenshot: .venv ## Take the README's picture of the playground, on the bundle that ships
 	@$(BIN)/python -m deploy.screenshot $(ARGS)

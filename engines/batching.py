@@ -14,6 +14,10 @@ from engines.errors import Overloaded
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PATIENT_TURN = 8
+GAPS = 2.0
+SMOOTHING = 0.2  # weight of the newest gap in the average
+
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result]]]
 
 
@@ -22,7 +26,8 @@ class BatchLimits:
     """How a `MicroBatcher` collects.
 
     `max_size` items at most in a batch. `max_wait` seconds is how long an item may be held back for others to
-    join it, once batches are under way. `max_pending` items may wait; more are refused.
+    join it, once batches are under way and as long as others come that often. `max_pending` items may wait; more
+    are refused.
     """
 
     max_size: int = 8
@@ -41,13 +46,46 @@ class _Slot(Generic[Item, Result]):
     future: asyncio.Future[Result]
 
 
+class _Queue(Generic[Item, Result]):
+    """Items that wait: urgent ones first, but one place in every `PATIENT_TURN` batches is a patient one's."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[_Slot[Item, Result]] = deque()
+        self._patient: deque[_Slot[Item, Result]] = deque()
+        self._passed_over = 0  # batches since a patient item was last taken
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._patient)
+
+    def add(self, slots: Iterable[_Slot[Item, Result]], *, patient: bool) -> None:
+        (self._patient if patient else self._urgent).extend(slots)
+
+    def oldest(self) -> float:
+        """When the item that has waited longest came."""
+        return min(lane[0].arrived for lane in (self._urgent, self._patient) if lane)
+
+    def take(self, size: int) -> list[_Slot[Item, Result]]:
+        """Up to `size` items for a batch."""
+        kept = 1 if self._patient and self._passed_over >= PATIENT_TURN - 1 else 0
+        urgent = [self._urgent.popleft() for _ in range(min(size - kept, len(self._urgent)))]
+        patient = [self._patient.popleft() for _ in range(min(size - len(urgent), len(self._patient)))]
+        self._passed_over = self._passed_over + 1 if self._patient and not patient else 0
+        return urgent + patient
+
+    def forget_done(self) -> None:
+        """Let go of those whose waiter has left."""
+        self._urgent = deque(slot for slot in self._urgent if not slot.future.done())
+        self._patient = deque(slot for slot in self._patient if not slot.future.done())
+
+
 class MicroBatcher(Generic[Item, Result]):
     """Runs items in batches, one batch at a time.
 
     An item that finds the batcher idle runs at once, with whatever else arrived in the same turn of the event
-    loop. While a batch runs, others gather; the next batch starts when it is full or when its oldest item has
-    waited `max_wait`. A batch that fails is run again in halves, down to the items that fail alone: only
-    their waiters see the error. Items whose waiter has left are skipped.
+    loop. While a batch runs, others gather; the next batch starts when it is full, when its oldest item has
+    waited `max_wait`, or when nobody has come for `GAPS` times as long as lies between two arrivals on average.
+    A batch that fails is run again in halves, down to the items that fail alone: only their waiters see the error.
+    Items whose waiter has left are skipped.
     """
 
     def __init__(
@@ -60,7 +98,11 @@ class MicroBatcher(Generic[Item, Result]):
         self._run = run
         self._limits = limits or BatchLimits()
         self._observe = observe
-        self._pending: deque[_Slot[Item, Result]] = deque()
+        self._pending: _Queue[Item, Result] = _Queue()
+        self._gap = (
+            self._limits.max_wait
+        )  # seconds between two arrivals, a moving average of no more than max_wait
+        self._latest = float("-inf")  # when somebody last came
         self._arrival = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -70,12 +112,14 @@ class MicroBatcher(Generic[Item, Result]):
         """Items that wait for a batch."""
         return len(self._pending)
 
-    async def submit(self, item: Item) -> Result:
+    async def submit(self, item: Item, *, patient: bool = False) -> Result:
         """The result of one item. Raises what `run` raises for it, or `Overloaded`."""
-        return (await self.submit_all([item]))[0]
+        return (await self.submit_all([item], patient=patient))[0]
 
-    async def submit_all(self, items: Sequence[Item]) -> list[Result]:
+    async def submit_all(self, items: Sequence[Item], *, patient: bool = False) -> list[Result]:
         """The results of several items that belong together, in order; they are queued side by side.
+
+        `patient` ones let others go first, but not for ever.
 
         Raises:
             Overloaded: they do not fit into the queue; none of them was queued.
@@ -86,7 +130,8 @@ class MicroBatcher(Generic[Item, Result]):
             raise Overloaded(f"{self.pending} items wait already")
         loop = asyncio.get_running_loop()
         slots = [_Slot(item, loop.time(), loop.create_future()) for item in items]
-        self._pending.extend(slots)
+        self._pending.add(slots, patient=patient)
+        self._note_arrival(loop.time())
         self._arrival.set()
         if slots and self._worker is None:
             self._worker = loop.create_task(self._drain())
@@ -102,8 +147,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
-        self._refuse(self._pending)  # a worker that was cancelled before its first step has refused nobody
-        self._pending.clear()
+        self._refuse(self._take_all())  # a worker that was cancelled before its first step has refused nobody
 
     async def _drain(self) -> None:
         """Run batches until nothing waits; then the batcher is idle again."""
@@ -113,9 +157,7 @@ class MicroBatcher(Generic[Item, Result]):
                 await self._run_slots(batch)
                 await self._gather_more()
         finally:
-            self._refuse(batch)
-            self._refuse(self._pending)
-            self._pending.clear()
+            self._refuse([*batch, *self._take_all()])
             self._worker = None
 
     @staticmethod
@@ -128,13 +170,19 @@ class MicroBatcher(Generic[Item, Result]):
         """Give up items whose waiter has left, or whose sibling failed."""
         for slot in slots:
             slot.future.cancel()
-        self._pending = deque(slot for slot in self._pending if not slot.future.done())
+        self._pending.forget_done()
+
+    def _note_arrival(self, now: float) -> None:
+        gap = min(now - self._latest, self._limits.max_wait)
+        self._gap += SMOOTHING * (gap - self._gap)
+        self._latest = now
 
     async def _gather_more(self) -> None:
-        """Wait until a full batch has gathered or the oldest item has waited long enough."""
+        """Wait until a full batch has gathered, the oldest item has waited long enough, or nobody else is due."""
         clock = asyncio.get_running_loop().time
         while 0 < self.pending < self._limits.max_size:
-            left = self._pending[0].arrived + self._limits.max_wait - clock()
+            due = self._latest + GAPS * self._gap
+            left = min(self._pending.oldest() + self._limits.max_wait, due) - clock()
             if left <= 0:
                 return
             self._arrival.clear()
@@ -145,8 +193,10 @@ class MicroBatcher(Generic[Item, Result]):
                 return
 
     def _take(self) -> list[_Slot[Item, Result]]:
-        size = min(self.pending, self._limits.max_size)
-        return [self._pending.popleft() for _ in range(size)]
+        return self._pending.take(self._limits.max_size)
+
+    def _take_all(self) -> list[_Slot[Item, Result]]:
+        return self._pending.take(self.pending)
 
     async def _run_slots(self, slots: list[_Slot[Item, Result]]) -> None:
         slots = [slot for slot in slots if not slot.future.done()]

@@ -7,10 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from engines.batching import MicroBatcher
-from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes, to_half
+from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
 from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait
 from engines.cache.single_flight import SingleFlightCache
@@ -61,7 +60,7 @@ def rounded(
     run: Callable[[Sequence[Prepared]], list[Embedding]],
 ) -> Callable[[Sequence[Prepared]], list[Embedding]]:
     """`run` with its embeddings rounded to float16, so that they are the same whether fresh or from any level."""
-    return lambda images: [Embedding.of(map(to_half, embedding.tensors)) for embedding in run(images)]
+    return lambda images: [embedding.rounded() for embedding in run(images)]
 
 
 class Embeddings:
@@ -150,7 +149,7 @@ class Embeddings:
             if token is not None:
                 shared.level.give_up(key, token)
             return embedding
-        shared.level.publish(key, partial(encode, embedding.tensors, shared.encoder.fingerprint), token)
+        shared.level.publish(key, lambda: encode(embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
 
     async def _encode(self, image: PreparedImage) -> Embedding:

@@ -8,6 +8,9 @@ EngineError
 ├── BackendUnavailable    a library or device that was asked for is missing
 ├── MllmUnavailable       a vLLM server is away or failed; worth trying again
 ├── VisionFailed          the vision runtime failed on this item
+├── GraphRejected         an exported graph is damaged, or a builder cannot compile it
+├── EngineRefused         a compiled engine is not this machine's, or strays from the reference
+├── CacheFailed           the vision cache cannot be written: a full disk, for one
 ├── Overloaded            a bounded queue is full; worth trying again
 └── DeadlineExceeded      the request ran out of time
 """
@@ -61,6 +64,18 @@ class MllmUnavailable(EngineError):
 
 class VisionFailed(EngineError):
     """The vision runtime failed on this item."""
+
+
+class GraphRejected(EngineError):
+    """An exported graph is damaged, or a builder cannot compile it; the message names the file and the fault."""
+
+
+class EngineRefused(EngineError):
+    """A compiled engine is not this machine's, or strays too far from the reference; the message has the figures."""
+
+
+class CacheFailed(EngineError):
+    """The vision cache cannot be read or written; the message names the path and the fault."""
 
 
 class Overloaded(EngineError):

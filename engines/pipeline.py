@@ -214,7 +214,7 @@ class Pipeline:
             embedding = await asyncio.shield(encoding)
             if not self._idle():
                 return []
-            decoded = await self._decode(ticket, image, embedding, vectors)
+            decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
             return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
@@ -306,14 +306,16 @@ class Pipeline:
         image: PreparedImage,
         embedding: Embedding,
         vectors: Mapping[MaskType, ObjectVectors],
+        *,
+        patient: bool = False,
     ) -> list[DecodedMask]:
-        """Every object's masks, in one group: object by object, modal before amodal."""
+        """Every object's masks, in one group: object by object, modal before amodal; `patient` lets others first."""
         objects = len(next(iter(vectors.values())))
         wanted = [(number, mask_type) for number in range(objects) for mask_type in vectors]
         visual, size = ticket.request.visual, image.vision.size
         sparse = None if visual is None else visual.sparse(image.vision.original, size, image.vision.corner)
         items = [DecodeItem(embedding, vectors[kind][number], size, sparse) for number, kind in wanted]
-        decoded = await self._decoder.submit_all(items)
+        decoded = await self._decoder.submit_all(items, patient=patient)
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
 
     async def _finish(

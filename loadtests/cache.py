@@ -56,13 +56,13 @@ async def redis_hit(url: str, shape: tuple[int, int, int], tries: int) -> float:
     level = RedisLevel(url, "bench:", RedisLimits(budget=10.0), CountingObserver())
     values = to_half(np.random.default_rng(0).normal(size=shape).astype(np.float32))
     fingerprint = bytes(32)
-    assert await level.put("embedding", encode(values, fingerprint), seconds=600)
+    assert await level.put("embedding", encode([values], fingerprint), seconds=600)
     times = []
     for _ in range(tries):
         begun = time.perf_counter()
         claim = await level.claim("embedding")
         assert isinstance(claim, Found)
-        await asyncio.to_thread(decode, claim.value, fingerprint, shape)
+        await asyncio.to_thread(decode, claim.value, fingerprint, [shape])
         times.append((time.perf_counter() - begun) * 1000)
     await level.discard("embedding")
     await level.aclose()

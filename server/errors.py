@@ -17,8 +17,11 @@ from starlette.routing import Match, Route
 from engines.errors import (
     BackendUnavailable,
     BundleError,
+    CacheFailed,
     DeadlineExceeded,
     EngineError,
+    EngineRefused,
+    GraphRejected,
     ImageRejected,
     InvalidInput,
     MllmUnavailable,
@@ -80,6 +83,9 @@ BY_ERROR: dict[type[Exception], Kind] = {
     ),
     BackendUnavailable: INTERNAL,
     BundleError: INTERNAL,
+    CacheFailed: INTERNAL,
+    EngineRefused: INTERNAL,
+    GraphRejected: INTERNAL,
     EngineError: INTERNAL,
 }
 IMAGE_STATUS = {"too_many_bytes": 413}

@@ -97,10 +97,10 @@ class Settings(BaseSettings):
     )
 
     vision: RuntimeName = Field(
-        "auto", description="the vision runtime; `auto` is OpenVINO where it is installed"
+        "auto", description="the vision runtime; `auto` takes the best that this machine has"
     )
     vision_threads: PositiveInt | None = Field(None, description="CPU threads of the vision runtime")
-    cache_dir: Path | None = Field(None, description="where exported networks are kept")
+    cache_dir: Path | None = Field(None, description="where exported and compiled networks are kept")
 
     reason_url: Urls = Field(
         (), description="vLLM servers that run elsewhere, between commas; of all roles or of none"

@@ -18,6 +18,7 @@ from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
 from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates
+from engines.vision.buckets import Buckets
 from engines.vision.config import (
     AdapterConfig,
     DecoderConfig,
@@ -212,8 +213,8 @@ class FaultyVision:
             raise VisionFailed("decode failed")
         return self._runtime.decode(items)
 
-    def warm_up(self) -> None:
-        self._runtime.warm_up()
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        self._runtime.warm_up(buckets)
 
     def info(self) -> dict[str, str | int]:
         return self._runtime.info()

@@ -135,6 +135,20 @@ def write_manifest(
     return manifest
 
 
+def renew_manifest(path: Path, progress: HashProgress | None = None) -> Manifest:
+    """Write the manifest of the bundle at `path` anew after a change of its files; see `write_manifest`."""
+    old = read_manifest(path)
+    return write_manifest(
+        path,
+        name=old.name,
+        answer=old.answer,
+        mllm_image=old.mllm_image,
+        grounder=old.grounder,
+        mask_threshold=old.mask_threshold,
+        progress=progress,
+    )
+
+
 def files_below(path: Path) -> list[str]:
     """The files below ``mllm/`` and ``vision/``, by name and in order; names that start with a dot are left out."""
     found = (file for folder in (MLLM, VISION) for file in (path / folder).rglob("*") if file.is_file())

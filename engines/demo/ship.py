@@ -18,6 +18,7 @@ from engines.demo.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS
 from engines.demo.train import CHECKPOINT, build_learner, open_tokenizer
 from engines.demo.training.samples import CLIP_MEAN, CLIP_STD
 from engines.mllm.answer import AnswerFormat, ReasoningBudgets
+from engines.vision.golden_inputs import make_golden
 
 BUNDLE = Path(__file__).parent / "bundle"
 LONGEST_SEQUENCE = 1024
@@ -38,6 +39,7 @@ def main() -> None:
     learner.mllm.to(torch.bfloat16).save_pretrained(options.bundle / "mllm")
     save_processor(tokenizer, options.bundle / "mllm")
     learner.vision.save(options.bundle / "vision")
+    make_golden(options.bundle / "vision")
     write_manifest(
         options.bundle,
         name="r2sm-demo",

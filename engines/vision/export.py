@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.vision.config import VisionConfig
+from engines.vision.lowering import apply
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import (
     DECODER_FILE,
@@ -19,6 +20,7 @@ from engines.vision.onnx_cache import (
     SENTENCE_DECODER_FILE,
     feature_names,
 )
+from engines.vision.recipe import DEFAULT_RECIPE, ExportRecipe
 
 OPSET = 20
 SAME = torch.export.Dim.DYNAMIC  # an axis as long as one that is named; the exporter finds out which
@@ -80,10 +82,12 @@ class _SentenceDecoder(nn.Module):
         return self.model.decode_sentences(embeddings, states, ends, owners, fine)
 
 
-def export(model: VisionModel, directory: Path) -> None:
+def export(model: VisionModel, directory: Path, recipe: ExportRecipe = DEFAULT_RECIPE) -> None:
     """Write `ENCODER_FILE`, `DECODER_FILE`, `PROMPTED_DECODER_FILE` and `SENTENCE_DECODER_FILE` into `directory`.
 
-    A model without a heatmap head has no plain decoder, one without an adapter none of sentences.
+    A model without a heatmap head has no plain decoder, one without an adapter none of sentences. `model` is changed
+    as `recipe` says. Weights of more than `INLINE_BYTES` go into a file beside the graph, its name with ``.data``
+    behind it.
 
     Encoder: pixels uint8 [B, S, S, 3], sizes int64 [B, 2] to embeddings [B, C, g, g] and finer features. Decoder:
     embeddings [N, C, g, g], vectors [B, D], sizes int64 [B, 2], owners int64 [B] to prior_logits and mask_logits
@@ -92,6 +96,7 @@ def export(model: VisionModel, directory: Path) -> None:
     who do not point at anything pay nothing for it. The decoder of sentences takes states [B, T, D], ends [B, D] and
     owners, and gives no prior. N, B, P and T are dynamic; see `VisionModel` for the meaning of each.
     """
+    apply(recipe, model)
     config = model.config
     side, grid, channels = config.image_size, config.grid, config.decoder.transformer_dim
     _export(

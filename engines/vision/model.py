@@ -92,7 +92,7 @@ class VisionModel(nn.Module):
             IoU (B, 1).
         """
         if owners is not None:
-            embeddings = embeddings[owners]
+            embeddings = embeddings.index_select(0, owners)
         prior, dense = self._prior(embeddings, vectors, sizes)
         masks, iou = self._masks(embeddings, None, dense)
         return prior, masks, iou
@@ -117,7 +117,7 @@ class VisionModel(nn.Module):
             labels: int64 (B, P), see `PromptEncoder.embed_points`.
             fine: the finer features of the N images, where the model has any.
         """
-        embeddings = embeddings[owners]
+        embeddings = embeddings.index_select(0, owners)
         blank = self.prompt_encoder.no_mask()
         if self.heatmap_head is None:
             prior, dense = embeddings.new_zeros(owners.shape[0], 1, *[self.config.mask_size] * 2), blank

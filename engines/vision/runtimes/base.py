@@ -4,42 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.cache.codec import to_half
 from engines.errors import VisionFailed
+from engines.vision.buckets import Buckets
 from engines.vision.config import VisionConfig
 from engines.vision.preprocess import Prepared
 from engines.vision.visual_prompt import NOT_A_POINT, SparsePrompt
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """An image embedding: `values` float32 [C, g, g]. Share one object between the prompts on one image.
+    """An image embedding, in host memory; runtimes on a device have a kind of their own, which stays there.
 
-    `fine` are the finer features that SAM 2's decoder takes besides, float32 [C / 4, 2g, 2g] and [C / 8, 4g, 4g].
+    `values` are float32 [C, g, g]; `fine` the finer features that SAM 2's decoder takes besides, float32
+    [C / 4, 2g, 2g] and [C / 8, 4g, 4g]. Share one object between the prompts on one image.
     """
 
-    values: NDArray[np.float32]
-    fine: tuple[NDArray[np.float32], ...] = ()
+    __slots__ = ("_tensors",)
+
+    def __init__(self, values: NDArray[np.float32], fine: Iterable[NDArray[np.float32]] = ()) -> None:
+        self._tensors = (values, *fine)
 
     @classmethod
-    def of(cls, tensors: Iterable[NDArray[np.float32]]) -> Self:
+    def of(cls, tensors: Iterable[NDArray[np.float32]]) -> Embedding:
         """The embedding of these tensors, the coarsest first."""
         values, *fine = tensors
-        return cls(values, tuple(fine))
+        return Embedding(values, fine)
 
     @property
     def tensors(self) -> tuple[NDArray[np.float32], ...]:
-        """All of them, the coarsest first."""
-        return (self.values, *self.fine)
+        """All of it on the host, the coarsest first."""
+        return self._tensors
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """The coarsest, float32 [C, g, g], on the host."""
+        return self.tensors[0]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of all tensors."""
+        return tuple(values.shape for values in self._tensors)
 
     @property
     def nbytes(self) -> int:
-        """Bytes it holds in memory."""
-        return sum(values.nbytes for values in self.tensors)
+        """What it takes of memory, wherever it is."""
+        return sum(values.nbytes for values in self._tensors)
+
+    def rounded(self) -> Embedding:
+        """The same with values that float16 can hold."""
+        return Embedding.of(map(to_half, self._tensors))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,8 +114,11 @@ class VisionRuntime(Protocol):
         """One result for each item, in order."""
         ...
 
-    def warm_up(self) -> None:
-        """Run encoder and decoder once, so that the first request pays for nothing."""
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        """Run encoder and decoder at these batch sizes, else at all that are made ready beforehand.
+
+        The first request then pays for nothing.
+        """
         ...
 
     def info(self) -> dict[str, str | int]:
@@ -111,14 +132,19 @@ class VisionRuntime(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeBatch:
-    """Items side by side: `features`, embeddings [N, C, g, g] and finer ones, have each image once; `owners`
-    int64 [B] indexes them; `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
+    """Items side by side: N `embeddings`, each image once; `owners` int64 [B] indexes them;
+    `vectors` float32 [B, D], 0 where there is none; `sizes` int64 [B, 2].
     """
 
-    features: tuple[NDArray[np.float32], ...]
+    embeddings: Sequence[Embedding]
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     owners: NDArray[np.int64]
+
+    def features(self) -> tuple[NDArray[np.float32], ...]:
+        """The embeddings on the host: an array [N, C, g, g], and one for each finer level."""
+        levels = zip(*(embedding.tensors for embedding in self.embeddings), strict=True)
+        return tuple(np.stack(level).astype(np.float32, copy=False) for level in levels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,10 +238,7 @@ def _stack_items(items: Sequence[DecodeItem], config: VisionConfig) -> DecodeBat
     distinct = list({id(item.embedding): item.embedding for item in items}.values())
     places = {id(embedding): place for place, embedding in enumerate(distinct)}
     return DecodeBatch(
-        features=tuple(
-            np.stack(level).astype(np.float32, copy=False)
-            for level in zip(*(embedding.tensors for embedding in distinct), strict=True)
-        ),
+        embeddings=distinct,
         vectors=np.stack(vectors).astype(np.float32, copy=False),
         sizes=np.array([item.size for item in items], dtype=np.int64),
         owners=np.array([places[id(item.embedding)] for item in items], dtype=np.int64),
@@ -236,9 +259,8 @@ def _check_items(items: Sequence[DecodeItem], config: VisionConfig) -> None:
             raise VisionFailed(
                 f"vector {index} is {item.vector.shape}, the heatmap head takes {vector_shape}"
             )
-        shapes = tuple(values.shape for values in item.embedding.tensors)
-        if shapes != feature_shapes:
-            told = f"embedding {index} is {' and '.join(map(str, shapes))}"
+        if item.embedding.shapes != feature_shapes:
+            told = f"embedding {index} is {' and '.join(map(str, item.embedding.shapes))}"
             raise VisionFailed(f"{told}, the decoder takes {' and '.join(map(str, feature_shapes))}")
         if item.vector is not None and not np.isfinite(item.vector).all():
             raise VisionFailed(f"vector {index} holds a value that is not finite")
@@ -304,16 +326,18 @@ def blank_image(config: VisionConfig) -> Prepared:
     return Prepared(np.zeros((side, side, 3), dtype=np.uint8), (side, side), (side, side))
 
 
-def warm_up(runtime: VisionRuntime) -> None:
-    """Encode a blank image; decode one that is a point on it, and what else this model takes: vectors, a sentence."""
+def warm_up(runtime: VisionRuntime, buckets: Buckets) -> None:
+    """Encode blank images; decode points on one and what else this model takes: vectors, a sentence; at all sizes."""
     image = blank_image(runtime.config)
-    [embedding] = runtime.encode([image])
+    encoded = [runtime.encode([image] * count) for count in buckets.encode]
     point = SparsePrompt(np.zeros((2, 2), np.float32), np.array([1, NOT_A_POINT]))
-    runtime.decode([DecodeItem(embedding, None, image.size, point)])
+    embedding = encoded[0][0]
+    items = [DecodeItem(embedding, None, image.size, point)]
     if runtime.config.adapter is not None:
         states = np.zeros((2, runtime.config.adapter.state_dim), np.float32)
-        runtime.decode([DecodeItem(embedding, None, image.size, sentence=Sentence(states, states[0]))])
+        items.append(DecodeItem(embedding, None, image.size, sentence=Sentence(states, states[0])))
     if runtime.config.heatmap is not None:
-        item = DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size)
-        runtime.decode([item])
-        runtime.decode([item, item])
+        items.append(DecodeItem(embedding, np.zeros(runtime.config.vector_dim, np.float32), image.size))
+    for item in items:
+        for count in buckets.decode:
+            runtime.decode([item] * count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from engines.errors import VisionFailed
+from engines.errors import EngineRefused, GraphRejected, VisionFailed
+from engines.vision.buckets import CPU_BUCKETS, Buckets
 from engines.vision.config import VisionConfig, load_config
+from engines.vision.engine_cache import EngineCache, EngineIdentity
 from engines.vision.onnx_cache import (
     DECODER_FILE,
     ENCODER_FILE,
@@ -28,6 +31,7 @@ from engines.vision.runtimes import base
 Precision = Literal["fp32", "bf16"]
 Array = NDArray[np.float32]
 Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]]
+Settings = dict[str, str | int | bool]
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -48,27 +52,25 @@ class OpenVinoRuntime:
 
         Args:
             vision_dir: a bundle's ``vision`` directory.
-            cache_dir: where exported graphs are kept.
+            cache_dir: where exported and compiled graphs are kept.
             threads: CPU threads for each call; None leaves it to OpenVINO.
             encoder_precision: None takes bfloat16 where the processor has it.
         """
         self._config = load_config(vision_dir)
         core = ov.Core()
         self._encoder_precision = encoder_precision or best_precision(core)
-        graphs = exported(vision_dir, cache_dir)
-        side = self._config.image_size
-        encoder = core.read_model(graphs / ENCODER_FILE)
-        encoder.reshape({"pixels": [1, side, side, 3], "sizes": [1, 2]})
-        self._encoder = _Compiled(core, encoder, self._encoder_precision, threads)
-        self._decoder: _Compiled | None = None
+        settings = {ENCODER_FILE: _settings(self._encoder_precision, threads)}
         if self._config.heatmap is not None:
-            self._decoder = _Compiled(core, core.read_model(graphs / DECODER_FILE), "fp32", threads)
-        prompted = core.read_model(graphs / PROMPTED_DECODER_FILE)
-        self._prompted_decoder = _Compiled(core, prompted, "fp32", threads)
-        self._sentence_decoder: _Compiled | None = None
+            settings[DECODER_FILE] = _settings("fp32", threads)
         if self._config.adapter is not None:
-            sentences = core.read_model(graphs / SENTENCE_DECODER_FILE)
-            self._sentence_decoder = _Compiled(core, sentences, "fp32", threads)
+            settings[SENTENCE_DECODER_FILE] = _settings("fp32", threads)
+        settings[PROMPTED_DECODER_FILE] = _settings("fp32", threads)
+        graphs = _open_graphs(core, exported(vision_dir, cache_dir), cache_dir, settings, self._config)
+        self._encoder = _Shared(graphs[ENCODER_FILE])
+        self._decoder = _Shared(graphs[DECODER_FILE]) if DECODER_FILE in graphs else None
+        self._prompted_decoder = _Shared(graphs[PROMPTED_DECODER_FILE])
+        sentences = graphs.get(SENTENCE_DECODER_FILE)
+        self._sentence_decoder = _Shared(sentences) if sentences is not None else None
 
     @property
     def config(self) -> VisionConfig:
@@ -91,7 +93,7 @@ class OpenVinoRuntime:
     def _decode(
         self, batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
     ) -> list[base.Decoded]:
-        inputs: Inputs = dict(zip(feature_names(self._config), batch.features, strict=True))
+        inputs: Inputs = dict(zip(feature_names(self._config), batch.features(), strict=True))
         inputs |= {"owners": batch.owners}
         if isinstance(prompts, base.SentenceBatch):
             assert self._sentence_decoder is not None, "without an adapter no item has a sentence"
@@ -107,9 +109,9 @@ class OpenVinoRuntime:
         prior, mask, iou = decoder(inputs, ["prior_logits", "mask_logits", "iou"])
         return base.split_outputs(prior, mask, iou)
 
-    def warm_up(self) -> None:
-        """Run encoder and decoder once."""
-        base.warm_up(self)
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        """Run encoder and decoder at these batch sizes; no other needs making ready."""
+        base.warm_up(self, buckets or CPU_BUCKETS)
 
     def info(self) -> dict[str, str | int]:
         """Name, version, precision and threads."""
@@ -135,18 +137,64 @@ def best_precision(core: ov.Core) -> Precision:
     return "bf16" if core.get_property("CPU", "INFERENCE_PRECISION_HINT") == ov.Type.bf16 else "fp32"
 
 
-class _Compiled:
+def _settings(precision: Precision, threads: int | None) -> Settings:
+    settings: Settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "ENABLE_CPU_PINNING": False,  # the vLLM servers bind themselves to cores; do not fight them for one
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
+def _open_graphs(
+    core: ov.Core, folder: Path, cache_dir: Path, settings: dict[str, Settings], config: VisionConfig
+) -> dict[str, ov.CompiledModel]:
+    """The graphs in `folder` compiled, each with its settings: by an earlier start on this processor, or now."""
+    cache = EngineCache(cache_dir / "openvino")
+    identity = EngineIdentity(
+        {
+            "graphs": folder.name,
+            "openvino": ov.get_version(),
+            "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+            "capabilities": json.dumps(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+            "settings": json.dumps(settings, sort_keys=True),
+        }
+    )
+    with cache.building(identity):
+        kept = cache.find(identity)
+        if kept is None:
+            graphs = {name: _compile(core, folder / name, one, config) for name, one in settings.items()}
+            cache.store(
+                identity, {f"{name}.blob": graph.export_model().getvalue() for name, graph in graphs.items()}
+            )
+            return graphs
+    return {name: _import(core, kept / f"{name}.blob", one) for name, one in settings.items()}
+
+
+def _compile(core: ov.Core, file: Path, settings: Settings, config: VisionConfig) -> ov.CompiledModel:
+    try:
+        graph = core.read_model(file)
+        if file.name == ENCODER_FILE:  # images are encoded one by one
+            graph.reshape({"pixels": [1, config.image_size, config.image_size, 3], "sizes": [1, 2]})
+        return core.compile_model(graph, "CPU", settings)
+    except RuntimeError as error:
+        raise GraphRejected(f"{file}: OpenVINO cannot compile it: {error}") from error
+
+
+def _import(core: ov.Core, file: Path, settings: Settings) -> ov.CompiledModel:
+    try:
+        return core.import_model(file.read_bytes(), "CPU", settings)
+    except RuntimeError as error:
+        raise EngineRefused(f"{file}: OpenVINO does not load it: {error}; delete {file.parent}") from error
+
+
+class _Shared:
     """A compiled graph that several threads may run at once, each on an infer request of its own."""
 
-    def __init__(self, core: ov.Core, graph: ov.Model, precision: Precision, threads: int | None) -> None:
-        settings: dict[str, str | int | bool] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "ENABLE_CPU_PINNING": False,  # the vLLM servers bind themselves to cores; do not fight them for one
-        }
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        self._graph = core.compile_model(graph, "CPU", settings)
+    def __init__(self, graph: ov.CompiledModel) -> None:
+        self._graph = graph
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         self.threads = int(self._graph.get_property("INFERENCE_NUM_THREADS"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from engines.vision.buckets import CPU_BUCKETS, Buckets
 from engines.vision.config import VisionConfig
 from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
@@ -46,7 +47,7 @@ class TorchRuntime:
     def _decode(
         self, batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
     ) -> list[base.Decoded]:
-        embeddings, *levels = map(torch.from_numpy, batch.features)
+        embeddings, *levels = map(torch.from_numpy, batch.features())
         fine, owners = tuple(levels), torch.from_numpy(batch.owners)
         if isinstance(prompts, base.SentenceBatch):
             states, ends = torch.from_numpy(prompts.states), torch.from_numpy(prompts.ends)
@@ -65,9 +66,9 @@ class TorchRuntime:
         prior, mask, iou = (output.numpy() for output in outputs)
         return base.split_outputs(prior, mask, iou)
 
-    def warm_up(self) -> None:
-        """Run encoder and decoder once."""
-        base.warm_up(self)
+    def warm_up(self, buckets: Buckets | None = None) -> None:
+        """Run encoder and decoder at these batch sizes; no other needs making ready."""
+        base.warm_up(self, buckets or CPU_BUCKETS)
 
     def info(self) -> dict[str, str | int]:
         """Name, version, precision and threads."""

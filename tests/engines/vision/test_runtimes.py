@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from engines.errors import BackendUnavailable, BundleError, VisionFailed
+from engines.errors import BackendUnavailable, BundleError, GraphRejected, VisionFailed
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import exported, publish
 from engines.vision.preprocess import Prepared, prepare
-from engines.vision.runtimes import DecodeItem, VisionRuntime, open_runtime
+from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, cuda_driver, open_runtime
 from engines.vision.runtimes.openvino import OpenVinoRuntime
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 
@@ -172,16 +173,48 @@ def test_torch_is_there_by_name(vision_dir: Path) -> None:
     assert runtime.info()["runtime"] == "torch"
 
 
-def test_tensorrt_is_refused_by_name(vision_dir: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"TensorRT.*pip install '.\[cpu\]'"):
-        open_runtime("tensorrt", vision_dir)
-
-
-def test_a_missing_package_is_named(vision_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "extra"), [("openvino", "cpu"), ("tensorrt", "gpu")])
+def test_a_missing_package_is_named(
+    vision_dir: Path, monkeypatch: pytest.MonkeyPatch, name: RuntimeName, extra: str
+) -> None:
     monkeypatch.setattr("engines.vision.runtimes.find_spec", lambda name: None)
 
-    with pytest.raises(BackendUnavailable, match=r"package openvino: pip install '.\[cpu\]'"):
-        open_runtime("openvino", vision_dir)
+    with pytest.raises(BackendUnavailable, match=rf"package {name}: pip install '\.\[{extra}\]'"):
+        open_runtime(name, vision_dir)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "installed", "expected"),
+    [
+        (1, {"tensorrt", "openvino"}, "tensorrt on a GPU: there is a GPU, and TensorRT is installed"),
+        (1, {"openvino"}, "torch on a GPU: there is a GPU, and TensorRT is not installed"),
+        (0, {"tensorrt", "openvino"}, "openvino on the CPU: there is no GPU"),
+        (0, set(), "torch on the CPU: there is no GPU that torch can use, and OpenVINO"),
+    ],
+)
+def test_the_default_is_by_what_is_there_and_said_aloud(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    gpus: int,
+    installed: set[str],
+    expected: str,
+) -> None:
+    monkeypatch.setattr("engines.vision.runtimes.usable_gpus", lambda: gpus)
+    monkeypatch.setattr(
+        "engines.vision.runtimes.find_spec", lambda name: object() if name in installed else None
+    )
+    with caplog.at_level("INFO", "engines.vision.runtimes"), pytest.raises((BundleError, BackendUnavailable)):
+        open_runtime("auto", tmp_path / "nothing", cache_dir=tmp_path)
+    assert f"the vision runtime is {expected}" in caplog.text
+
+
+def test_a_torch_without_cuda_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_driver, "gpu_count", lambda: 4)
+    monkeypatch.setattr(cuda_driver, "version", lambda package: "2.13.0+cpu")
+    assert cuda_driver.usable_gpus() == 0
+    monkeypatch.setattr(cuda_driver, "version", lambda package: "2.13.0")
+    assert cuda_driver.usable_gpus() == 4
 
 
 def test_a_missing_model_is_named(tmp_path: Path) -> None:
@@ -196,13 +229,40 @@ def test_the_export_is_kept_by_weights(
     written = (first / "decoder.onnx").stat().st_mtime_ns
     assert exported(vision_dir, cache_dir) == first
     assert (first / "decoder.onnx").stat().st_mtime_ns == written
-    assert [path.name for path in cache_dir.iterdir()] == [first.name]  # nothing unfinished is left
+    assert {path.name for path in cache_dir.iterdir()} == {
+        first.name,
+        "openvino",
+    }  # nothing unfinished is left
 
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((vision_dir / name).read_bytes())
     os.truncate(tmp_path / "model.safetensors", 5000)
     with pytest.raises(BundleError):
         exported(tmp_path, cache_dir)  # other bytes, another key: not taken from the cache
+
+
+def test_a_second_start_compiles_nothing(
+    vision_dir: Path,
+    cache_dir: Path,
+    openvino: OpenVinoRuntime,
+    images: list[Prepared],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engines.vision.runtimes.openvino._compile", None)
+    second = OpenVinoRuntime(vision_dir, cache_dir, threads=1, encoder_precision="fp32")
+
+    [expected], [found] = openvino.encode(images[:1]), second.encode(images[:1])
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert second.info() == openvino.info()
+
+
+def test_a_truncated_graph_is_named(vision_dir: Path, cache_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported(vision_dir, cache_dir), tmp_path / exported(vision_dir, cache_dir).name)
+    file = exported(vision_dir, tmp_path) / "decoder.onnx"
+    file.write_bytes(file.read_bytes()[:5000])
+
+    with pytest.raises(GraphRejected, match=r"decoder\.onnx: OpenVINO cannot compile it"):
+        OpenVinoRuntime(vision_dir, tmp_path, threads=1)
 
 
 def test_of_two_exports_at_once_the_first_stays(tmp_path: Path) -> None:

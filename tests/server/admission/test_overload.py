@@ -6,33 +6,16 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from engines.deadline import Deadline
 from engines.errors import DeadlineExceeded, Overloaded
 from server.admission import Admission, Priority
+from tests.jumping_loop import JumpingLoop
 
 TURNS, QUEUED = 8, 64
 SERVICE_SECONDS, DEADLINE_SECONDS = 0.4, 5.0
 CAPACITY = TURNS / SERVICE_SECONDS  # requests a second
 MINUTE = 60.0
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer when nothing else is to be done."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        super().__init__()
-
-    def time(self) -> float:
-        return self._now
-
-    def _run_once(self) -> None:
-        inner: Any = self  # asyncio's own names, which its stubs do not have
-        if not inner._ready and inner._scheduled:
-            self._now = max(self._now, inner._scheduled[0]._when)
-        super()._run_once()  # type: ignore[misc]
 
 
 @dataclass
