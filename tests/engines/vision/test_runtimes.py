@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from engines.errors import BackendUnavailable, BundleError, GraphRejected, VisionFailed
+from engines.vision.config import CONFIG_FILE
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import exported, publish
 from engines.vision.preprocess import Prepared, prepare
 from engines.vision.runtimes import DecodeItem, RuntimeName, VisionRuntime, cuda_driver, open_runtime
 from engines.vision.runtimes.openvino import OpenVinoRuntime
 from engines.vision.runtimes.torch_cpu import TorchRuntime
+from tests.stand_ins import TINY_SAM2, TINY_VISION
 
 
 @pytest.fixture(scope="module")
@@ -204,9 +206,22 @@ def test_the_default_is_by_what_is_there_and_said_aloud(
     monkeypatch.setattr(
         "engines.vision.runtimes.find_spec", lambda name: object() if name in installed else None
     )
+    (tmp_path / CONFIG_FILE).write_text(TINY_VISION.model_dump_json())  # and no weights
     with caplog.at_level("INFO", "engines.vision.runtimes"), pytest.raises((BundleError, BackendUnavailable)):
-        open_runtime("auto", tmp_path / "nothing", cache_dir=tmp_path)
+        open_runtime("auto", tmp_path, cache_dir=tmp_path)
     assert f"the vision runtime is {expected}" in caplog.text
+
+
+def test_what_the_gpu_runtimes_do_not_know_yet_runs_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("engines.vision.runtimes.usable_gpus", lambda: 1)
+    (tmp_path / CONFIG_FILE).write_text(TINY_SAM2.model_dump_json())
+    with pytest.raises(BackendUnavailable, match="TensorRT serves neither SAM 2"):
+        open_runtime("tensorrt", tmp_path)
+    with caplog.at_level("INFO", "engines.vision.runtimes"), pytest.raises(BundleError):
+        open_runtime("auto", tmp_path, cache_dir=tmp_path)
+    assert "on the CPU" in caplog.text
 
 
 def test_a_torch_without_cuda_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
