@@ -10,10 +10,12 @@ from engines.vision.config import DecoderConfig, EncoderConfig, HeatmapConfig, V
 VECTOR_DIM = 256
 PATCH, MERGE = 14, 2
 IMAGE_FACTOR = PATCH * MERGE
-MLLM_IMAGE = MllmImageConfig(min_pixels=50 * IMAGE_FACTOR**2, max_pixels=224 * 224, factor=IMAGE_FACTOR)
+MLLM_IMAGE = MllmImageConfig(
+    min_pixels=90 * IMAGE_FACTOR**2, max_pixels=121 * IMAGE_FACTOR**2, factor=IMAGE_FACTOR
+)
 SAM_SIZE, SAM_PATCH = 192, 8
 ROPE_THETA = 20.0
-"""Low on purpose: M-RoPE gives image columns the slowest frequencies, and a demo image has eight columns."""
+"""Low on purpose: M-RoPE gives image columns the slowest frequencies, and a demo image has about eleven columns."""
 
 
 def vision_config() -> VisionConfig:
@@ -59,7 +61,7 @@ def language_config(vocabulary: int, tokens: dict[str, int]) -> Qwen2_5_VLConfig
         "pad_token_id": tokens["<|endoftext|>"],
     }
     vision = {
-        "depth": 4,
+        "depth": 6,
         "hidden_size": 160,
         "intermediate_size": 480,
         "num_heads": 4,
@@ -67,7 +69,7 @@ def language_config(vocabulary: int, tokens: dict[str, int]) -> Qwen2_5_VLConfig
         "spatial_merge_size": MERGE,
         "temporal_patch_size": 2,
         "window_size": 4 * IMAGE_FACTOR,
-        "fullatt_block_indexes": [0, 1, 2, 3],
+        "fullatt_block_indexes": [0, 1, 2, 3, 4, 5],
         "out_hidden_size": VECTOR_DIM,
     }
     return Qwen2_5_VLConfig(

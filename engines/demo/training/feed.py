@@ -20,11 +20,10 @@ from engines.demo.scenes import TRAINING_SEEDS, Scene, render_scene
 from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.samples import SceneSample, View, make_sample, make_view
 
-SMALLEST, LARGEST = 160, 320
+SMALLEST, LARGEST = 160, 440
 """Longer sides that training scenes are drawn at; both towers shrink larger images to less than this."""
-
-
-QUERIES_A_SURVEY = 4
+SURVEYED = 0.4
+"""The share of scenes about which a survey is asked, too."""
 Stage = Literal["sight", "towers", "joint", "words"]
 
 
@@ -77,8 +76,8 @@ class SceneFeed(IterableDataset[Batch]):
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._prompts)
-        surveys = [survey(scene, rng) for _ in range(self._prompts // QUERIES_A_SURVEY)]
-        glances = ask(scene, rng, self._prompts)
+        surveys = [survey(scene, rng)] if rng.random() < SURVEYED else []
+        glances = ask(scene, rng, self._prompts // 2)
         return packer.pack(queries, surveys, glances, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
 
 

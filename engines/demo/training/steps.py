@@ -42,15 +42,14 @@ def tower_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
 
 
 def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
-    """Everything: words, heatmaps, masks, and the dense labels beside them, also of the mirrored views."""
+    """Everything: words, heatmaps, masks, and the dense labels beside them."""
     towers = learner.look(batch.samples)
     grids = [view.grid for view in batch.views]
     states, early = learner.read(batch.packed, towers.tokens, grids)
     words, decision = _words(learner, batch.packed, states)
     placed = learner.state_loss(early[image_rows(batch.packed, grids)], batch.views)
     shapes, figures = _shapes(learner, batch, towers, states, rng)
-    mirrored = learner.glance([view.mirrored() for view in batch.views])[1]
-    loss = words + shapes + 0.25 * (towers.loss + mirrored + placed)
+    loss = words + shapes + 0.25 * (towers.loss + placed)
     figures |= {"words": words.item(), "decision": decision}
     figures |= {"dense": towers.loss.item(), "state": placed.item()}
     return Step(loss, figures)
