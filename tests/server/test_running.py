@@ -129,7 +129,7 @@ async def line_with(child: asyncio.subprocess.Process, words: str) -> str:
         ),
         (("--port", "70000"), "port", 2),
         (("--tensor-parallel-size", "0"), "vllm.tensor_parallel_size", 2),
-        (("--vision", "tensorrt", "--reason-url", NOBODY, "--concentrate-url", NOBODY), "TensorRT", 1),
+        (("--vision", "tensorrt", "--reason-url", NOBODY, "--concentrate-url", NOBODY), "tensorrt", 1),
     ],
 )
 def test_what_cannot_be_served_is_said_in_a_line(
