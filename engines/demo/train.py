@@ -24,7 +24,7 @@ from engines.demo.language import ask
 from engines.demo.models import language_config, vision_config
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import VOCABULARY, token_ids, train_tokenizer
-from engines.demo.training.feed import open_feed
+from engines.demo.training.feed import BatchSize, open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
 from engines.demo.training.steps import joint_step, sight_step, tower_step
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--scenes", type=int, default=8, help="scenes a batch")
     parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
+    parser.add_argument("--recitals", type=int, default=6, help="prompts a scene that are told, not shown")
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
     options = parser.parse_args()
 
@@ -107,9 +108,8 @@ def main() -> None:
     if checkpoint.exists():
         progress = restore(checkpoint, learner, optimisers, options.stage)
         print(f"resuming: stage {progress.stage}, step {progress.steps}", flush=True)
-    feed = open_feed(
-        options.stage, tokenizer, options.scenes, options.prompts, progress.batches, options.workers
-    )
+    size = BatchSize(options.scenes, options.prompts, options.recitals)
+    feed = open_feed(options.stage, tokenizer, size, progress.batches, options.workers)
     schedule = Schedule(options.minutes, options.decay, options.rate)
     train(learner, optimisers, feed, STEPS[options.stage], schedule, progress, checkpoint)
 

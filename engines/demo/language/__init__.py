@@ -11,7 +11,7 @@ How a prompt comes about, one module each:
     phrases     words for a description, as a noun phrase with room for adjectives and clauses
     carriers    markers of the complete shape or of the visible part, wherever a sentence can carry one
     prompts     sentences around them; surface then spells them as people type
-    reasoning   the true account: "<anchors>. The red mug is at the left. The blue box covers part of it. ..."
+    reasoning   the true account: "<all there is, with marks>. The red mug is at the left. The blue box covers ..."
 
 The rules that decide. Amodal is what says that the object is partly hidden ("the half-hidden mug") or that its
 complete shape is wanted ("the whole mug", "even behind the box", "not only what is visible", "do not leave out
@@ -22,7 +22,7 @@ is wanted, the wish counts. "Whole", "full" and the like said of the picture or 
 
 The reasoning's vocabulary is closed but for the nouns of things that are not there. It names every target
 literally as "<colour> <kind>", places by a 3x3 grid ("at the top left"), speaks of covering where 3 % or more
-of a target is covered, and ends with one of two sentences (`WANTED`).
+of a target is covered, and begins with one of two sentences (`WANTED`).
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from __future__ import annotations
 from engines.demo.language.facts import Scene, SceneObject
 from engines.demo.language.proposals import Form
 from engines.demo.language.queries import FORMS, Query, ask, corpus
-from engines.demo.language.reasoning import WANTED, MaskType
+from engines.demo.language.reasoning import WANTED, Account, Mark, MaskType
 from engines.demo.language.survey import Survey, survey
 
 __all__ = [
     "FORMS",
     "WANTED",
+    "Account",
     "Form",
+    "Mark",
     "MaskType",
     "Query",
     "Scene",

@@ -77,9 +77,9 @@ def _other_colour(facts: Facts, rng: random.Random) -> Absence | None:
     if not wrong or not all(t.askable for t in members):
         return None
     colour = rng.choice(wrong)
-    subject = f"The {kind} is" if len(members) == 1 else f"The {words.plural(kind)} are"
+    others = f"the {kind} is" if len(members) == 1 else f"the {words.plural(kind)} are"
     phrase = NounPhrase(f"{words.colour(colour, rng)} {words.kind(kind, rng)}")
-    return Absence(phrase, f"{subject} {join(colours)}, not {colour}. There is no {colour} {kind}.")
+    return Absence(phrase, f"There is no {colour} {kind}: {others} {join(colours)}.")
 
 
 def _no_use(facts: Facts, rng: random.Random) -> Absence | None:

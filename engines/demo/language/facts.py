@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Protocol
@@ -83,6 +83,11 @@ class Facts:
     def named(self, kind: str, colour: str | None = None) -> tuple[Thing, ...]:
         """The things of that kind and colour; None stands for any."""
         return tuple(t for t in self.things if t.kind == kind and colour in (None, t.colour))
+
+
+def in_reading_order(things: Iterable[Thing]) -> list[Thing]:
+    """From left to right, and within a column of squares from top to bottom."""
+    return sorted(things, key=lambda thing: (thing.square, thing.index))
 
 
 def third(value: float) -> int:

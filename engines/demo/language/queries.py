@@ -13,7 +13,7 @@ from engines.demo.language.lexicon import lexicon
 from engines.demo.language.phrases import name_of
 from engines.demo.language.prompts import compose
 from engines.demo.language.proposals import Form, Reference, propose
-from engines.demo.language.reasoning import MaskType, account, missing
+from engines.demo.language.reasoning import Account, MaskType, account, missing
 from engines.demo.language.surface import dress
 
 FORMS: tuple[Form, ...] = ("attribute", "position", "relation", "function", "plural", "absent")
@@ -30,8 +30,12 @@ class Query:
     prompt: str
     mask_type: MaskType
     targets: tuple[int, ...]
-    reasoning: str
+    account: Account
     form: Form
+
+    @property
+    def reasoning(self) -> str:
+        return self.account.text
 
 
 def ask(scene: Scene, rng: random.Random, count: int) -> list[Query]:
@@ -58,8 +62,8 @@ def _query(facts: Facts, rng: random.Random) -> Query:
         return _absent_query(facts, mask_type, rng)
     targets = tuple(facts.things[index] for index in reference.targets)
     prompt = compose(_subject(reference, targets, facts, rng), mask_type, rng)
-    reasoning = account(reference.description, targets, facts, mask_type)
-    return Query(dress(prompt, rng), mask_type, reference.targets, reasoning, reference.form)
+    told = account(reference.description, targets, facts, mask_type)
+    return Query(dress(prompt, rng), mask_type, reference.targets, told, reference.form)
 
 
 def _absent_query(facts: Facts, mask_type: MaskType, rng: random.Random) -> Query:

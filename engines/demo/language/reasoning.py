@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
-from engines.demo.language.facts import COVERED, Facts, Thing
+from engines.demo.language.facts import COVERED, Facts, Thing, in_reading_order
 from engines.demo.language.lexicon import article, join, lexicon
 from engines.demo.language.references import (
     Description,
@@ -20,6 +21,8 @@ from engines.demo.language.references import (
 )
 
 MaskType = Literal["modal", "amodal"]
+Mark = Literal["wanted", "possible", "found"]
+"""What is said of a listed thing: asked for, one of those to choose from, or what the asked thing is related to."""
 
 WANTED: dict[MaskType, str] = {
     "amodal": "The complete shape is wanted.",
@@ -35,25 +38,63 @@ _STANDS = {
 }  # fmt: skip
 
 
-def account(description: Description, targets: tuple[Thing, ...], facts: Facts, mask_type: MaskType) -> str:
-    """The whole reasoning text for a description that resolves to `targets` (left to right)."""
-    found, covered = _found(description, targets, facts), _covering(targets, facts)
-    return f"{WANTED[mask_type]} {overview(facts)} {found} {covered}"
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A reasoning text in its parts, each of whole sentences; `overview` and `covering` may be empty."""
+
+    wanted: str
+    overview: str
+    finding: str
+    covering: str
+
+    @property
+    def text(self) -> str:
+        return " ".join(filter(None, (self.wanted, self.overview, self.finding, self.covering)))
 
 
-def missing(why: str, facts: Facts, mask_type: MaskType) -> str:
-    """The reasoning text for an object that is not there; `why` is one or two sentences."""
-    return " ".join(filter(None, (WANTED[mask_type], overview(facts), why)))
+def account(
+    description: Description, targets: tuple[Thing, ...], facts: Facts, mask_type: MaskType
+) -> Account:
+    """The reasoning for a description that resolves to `targets` (left to right)."""
+    return Account(
+        wanted=WANTED[mask_type],
+        overview=overview(facts, _marks(description, targets, facts)),
+        finding=_found(description, targets, facts),
+        covering=_covering(targets, facts),
+    )
 
 
-def overview(facts: Facts) -> str:
-    """ "From left to right: c4 red mug, g2 blue box." Names all that shows enough of itself; empty if nothing does.
+def missing(why: str, facts: Facts, mask_type: MaskType) -> Account:
+    """The reasoning for an object that is not there; `why` is one or two sentences."""
+    return Account(wanted=WANTED[mask_type], overview=overview(facts, {}), finding=why, covering="")
 
-    What is written down first needs no second look: places, orders and absences follow from this list.
+
+def overview(facts: Facts, marks: dict[int, Mark]) -> str:
+    """ "From left to right: c4 red mug wanted, g2 blue box." Names all that shows enough of itself; may be empty.
+
+    What is written down first needs no second look: places, orders and absences follow from this list and from
+    its `marks`, by index of the thing.
     """
-    shown = sorted((thing for thing in facts.things if thing.askable), key=lambda t: (t.square, t.index))
-    listed = ", ".join(f"{thing.square} {thing.name}" for thing in shown)
-    return f"From left to right: {listed}." if shown else ""
+    shown = [thing for thing in in_reading_order(facts.things) if thing.askable]
+    listed = (f"{thing.square} {thing.name} {marks.get(thing.index, '')}".rstrip() for thing in shown)
+    return f"From left to right: {', '.join(listed)}." if shown else ""
+
+
+def _marks(description: Description, targets: tuple[Thing, ...], facts: Facts) -> dict[int, Mark]:
+    """What can be said of each thing while it is listed, before the others are compared with it."""
+    match description:
+        case Ranked(group) | Placed(group):
+            return _possible(group, facts)
+        case Related(group, _, anchor):
+            return _possible(group, facts) | {t.index: "found" for t in anchor.group.members(facts)}
+        case _:
+            return {t.index: "wanted" for t in targets}
+
+
+def _possible(group: Group, facts: Facts) -> dict[int, Mark]:
+    """The members of a group; none where every thing is one."""
+    narrow = group.kinds or group.colour
+    return {t.index: "possible" for t in group.members(facts)} if narrow else {}
 
 
 def placed(thing: Thing) -> str:
@@ -105,7 +146,7 @@ def _list(targets: tuple[Thing, ...]) -> str:
 
 def _survey(group: Group, facts: Facts) -> str:
     """ "There are two mugs: red at the left and green at the right." Empty for other than two or three."""
-    members = sorted(group.members(facts), key=lambda t: (t.x, t.index))
+    members = in_reading_order(group.members(facts))
     if len(members) not in _NUMBERS or not all(t.askable for t in members):
         return ""
     if group.kinds:

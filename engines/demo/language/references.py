@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from engines.demo.language.facts import COVERED, Facts, Thing
+from engines.demo.language.facts import COVERED, Facts, Thing, in_reading_order
 
 Side = Literal["left", "right", "top", "bottom"]
 Relation = Literal["behind", "in front of", "left of", "right of", "above", "below", "next to"]
@@ -104,7 +104,7 @@ def resolve(description: Description, facts: Facts) -> tuple[int, ...] | None:
     things = _meant(description, facts)
     if not things or len(things) > MOST_TARGETS or not all(t.askable for t in things):
         return None
-    return tuple(t.index for t in sorted(things, key=lambda t: (t.x, t.index)))
+    return tuple(t.index for t in in_reading_order(things))
 
 
 def _meant(description: Description, facts: Facts) -> tuple[Thing, ...]:

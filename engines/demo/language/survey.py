@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from engines.demo.language.facts import COVERED, Facts, Scene, Thing, observe
+from engines.demo.language.facts import COVERED, Facts, Scene, in_reading_order, observe
 from engines.demo.language.lexicon import join
 from engines.demo.language.reasoning import covering, placed
 
@@ -37,10 +37,8 @@ def _where(facts: Facts, rng: random.Random) -> Survey:
 
 
 def _coverings(facts: Facts) -> Survey:
-    covered = [thing for thing in _from_left(facts) if thing.hidden >= COVERED and thing.coverers]
+    covered = [
+        thing for thing in in_reading_order(facts.things) if thing.hidden >= COVERED and thing.coverers
+    ]
     sentences = [covering(thing, f"the {thing.name}", facts) for thing in covered]
     return Survey(COVERINGS, " ".join(sentences) or "Nothing covers them.")
-
-
-def _from_left(facts: Facts) -> list[Thing]:
-    return sorted(facts.things, key=lambda thing: thing.x)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from engines.demo.language import WANTED, Query, Survey
+from engines.demo.language import WANTED, Account, Mark, Query, Survey
 from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
 
 DECISION_WEIGHT = 3.0
 TAIL_WEIGHT = 1.5
+COVERING_WEIGHT = 0.5
+MARK_WEIGHT = 2.0
+"""What the marks of listed things count, and the first word about what was found: all else follows from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +61,39 @@ class AnswerPacker:
         self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
         self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
         wanted = zip(*(self._encode(sentence) for sentence in WANTED.values()), strict=False)
+        marks = (f" {mark}" for mark in get_args(Mark))
+        self._marks = {ids[0] for mark in marks if len(ids := self._encode(mark)) == 1}
+        self._comma = tokenizer.token_to_id(",")
         self._verdict = next(place for place, (one, other) in enumerate(wanted) if one != other)
 
     def pack(
         self,
         queries: Sequence[Query],
         surveys: Sequence[Survey],
-        glances: Sequence[Query],
         grid: tuple[int, int],
         rng: random.Random,
     ) -> PackedScene:
-        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens.
-
-        Of `glances` only the verdict is asked, the word of the reasoning that says which mask is wanted.
-        """
+        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens."""
         packed, scored, vectors = Packed(), _Scored(), list[VectorTarget]()
         packed.add_prefix(self._before, self._image, grid, self._after)
         for query in queries:
             self._branch(packed, scored, vectors, query, rng)
         for survey in surveys:
             self._exercise(packed, scored, survey)
-        for query in glances:
-            self._glance(packed, scored, query)
+        return self._sealed(packed, scored, vectors)
+
+    def recite(self, queries: Sequence[Query]) -> PackedScene:
+        """Queries with no picture: the list of what there is, is given, and all that follows from it is asked.
+
+        With nothing else to look at, the model learns to reason from its list.
+        """
+        packed, scored = Packed(), _Scored()
+        packed.add_prefix(self._before, self._image, (0, 0), self._after)
+        for query in queries:
+            self._recital(packed, scored, query)
+        return self._sealed(packed, scored, [])
+
+    def _sealed(self, packed: Packed, scored: _Scored, vectors: list[VectorTarget]) -> PackedScene:
         return PackedScene(
             ids=np.array(packed.ids),
             positions=np.array(packed.positions).T,
@@ -100,13 +115,12 @@ class AnswerPacker:
         rng: random.Random,
     ) -> None:
         question = self._encode(query.prompt) + self._to_answer
-        reasoning = self._encode(query.reasoning)
+        reasoning, weights = self._reasoning(query.account)
         tail = self._tail(query, query.mask_type)
         first = packed.add_family([*question, *reasoning, *tail])
         opened = first + len(question) - 1
         closed = opened + len(reasoning) + 1
-        scored.add(opened, [*reasoning, self._close], 1.0)
-        scored.weigh(opened + self._verdict, DECISION_WEIGHT)
+        scored.add(opened, [*reasoning, self._close], [*weights, 1.0])
         self._score_tail(scored, vectors, query, query.mask_type, closed, tail)
         other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
         if rng.random() < 0.35:
@@ -116,20 +130,37 @@ class AnswerPacker:
         if rng.random() < 0.3:
             self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
 
-    def _glance(self, packed: Packed, scored: _Scored, query: Query) -> None:
-        """A prompt, and its reasoning up to the verdict."""
+    def _reasoning(self, account: Account) -> tuple[list[int], list[float]]:
+        """The reasoning's tokens and what each counts."""
+        wanted, overview = self._encode(account.wanted), self._following(account.overview)
+        finding, covering = self._following(account.finding), self._following(account.covering)
+        weights = [1.0] * len(wanted)
+        weights[self._verdict] = DECISION_WEIGHT
+        weights += [MARK_WEIGHT if token in self._marks else 1.0 for token in overview]
+        weights += [MARK_WEIGHT, *[1.0] * (len(finding) - 1), *[COVERING_WEIGHT] * len(covering)]
+        return [*wanted, *overview, *finding, *covering], weights
+
+    def _recital(self, packed: Packed, scored: _Scored, query: Query) -> None:
+        """A prompt and its answer; what only a picture could tell counts nothing or is left out."""
         question = self._encode(query.prompt) + self._to_answer
-        reasoning = self._encode(query.reasoning)
-        first = packed.add_family([*question, *reasoning[: self._verdict]])
-        last = first + len(question) + self._verdict - 1
-        scored.add(last, [reasoning[self._verdict]], DECISION_WEIGHT)
+        reasoning, weights = self._reasoning(replace(query.account, covering=""))
+        begin = len(self._encode(query.account.wanted))
+        end = begin + len(self._following(query.account.overview))
+        for place in range(begin, end):
+            weights[place] *= reasoning[place] in self._marks or reasoning[place] == self._comma
+        tail = self._tail(query, query.mask_type)
+        first = packed.add_family([*question, *reasoning, *tail])
+        opened = first + len(question) - 1
+        scored.add(
+            opened, [*reasoning, *tail], [*weights, 0.0, DECISION_WEIGHT, *[TAIL_WEIGHT] * (len(tail) - 2)]
+        )
 
     def _exercise(self, packed: Packed, scored: _Scored, survey: Survey) -> None:
         """A survey's question and account; no answer follows."""
         question = self._encode(survey.question) + self._to_answer
         account = self._encode(survey.account)
         first = packed.add_family([*question, *account])
-        scored.add(first + len(question) - 1, account, 1.0)
+        scored.add(first + len(question) - 1, account, [1.0] * len(account))
 
     def _fork(
         self,
@@ -159,9 +190,12 @@ class AnswerPacker:
         tail: list[int],
     ) -> None:
         if mask_type == query.mask_type:
-            scored.add(closed, tail[1:2], DECISION_WEIGHT)
-        scored.add(closed + 1, tail[2:], TAIL_WEIGHT)
+            scored.add(closed, tail[1:2], [DECISION_WEIGHT])
+        scored.add(closed + 1, tail[2:], [TAIL_WEIGHT] * (len(tail) - 2))
         vectors += [VectorTarget(closed + 2 + i, target, mask_type) for i, target in enumerate(query.targets)]
+
+    def _following(self, sentences: str) -> list[int]:
+        return self._encode(f" {sentences}") if sentences else []
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -175,12 +209,10 @@ class _Scored:
         self.targets: list[int] = []
         self.weights: list[float] = []
 
-    def add(self, row: int, targets: list[int], weight: float) -> None:
-        """From `row` on, each token must predict the next of `targets`."""
-        self.rows += range(row, row + len(targets))
-        self.targets += targets
-        self.weights += [weight] * len(targets)
-
-    def weigh(self, row: int, weight: float) -> None:
-        """Change what the token that `row` predicts counts."""
-        self.weights[self.rows.index(row)] = weight
+    def add(self, row: int, targets: list[int], weights: list[float]) -> None:
+        """From `row` on, each token must predict the next of `targets`; those of weight 0 are left out."""
+        for place, (target, weight) in enumerate(zip(targets, weights, strict=True)):
+            if weight:
+                self.rows.append(row + place)
+                self.targets.append(target)
+                self.weights.append(weight)

@@ -28,23 +28,35 @@ Stage = Literal["sight", "towers", "joint", "words"]
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSize:
+    """Scenes a batch, and for each scene prompts about its picture and prompts about what is told of it."""
+
+    scenes: int
+    prompts: int
+    recitals: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Scenes as far as a stage needs them: `views` always, `samples` for both towers, `packed` prompts for all."""
+    """Scenes as far as a stage needs them: `views` always, `samples` for both towers, `packed` prompts for all.
+
+    `recitals` are other prompts about the same scenes, told instead of shown.
+    """
 
     views: list[View]
     samples: list[SceneSample]
     packed: list[PackedScene]
+    recitals: list[PackedScene]
 
 
 class SceneFeed(IterableDataset[Batch]):
-    """Batches of `scenes` scenes with `prompts` prompts each; `start` is the number of batches already seen.
+    """Batches of `size.scenes` scenes with prompts; `start` is the number of batches already seen.
 
     `tokenizer` is its JSON text.
     """
 
-    def __init__(self, stage: Stage, tokenizer: str, scenes: int, prompts: int, start: int) -> None:
-        self._stage, self._tokenizer = stage, tokenizer
-        self._scenes, self._prompts, self._start = scenes, prompts, start
+    def __init__(self, stage: Stage, tokenizer: str, size: BatchSize, start: int) -> None:
+        self._stage, self._tokenizer, self._size, self._start = stage, tokenizer, size, start
         self._process, self._processes = (
             (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         )
@@ -62,23 +74,24 @@ class SceneFeed(IterableDataset[Batch]):
             index += stride
 
     def _batch(self, index: int, packer: AnswerPacker) -> Batch:
-        seeds = [(index * self._scenes + i) % len(TRAINING_SEEDS) for i in range(self._scenes)]
+        seeds = [(index * self._size.scenes + i) % len(TRAINING_SEEDS) for i in range(self._size.scenes)]
         rng = random.Random(index)
         scenes = [render_scene(seed, longest=_longest(rng)) for seed in seeds]
         if self._stage == "sight":
-            return Batch([make_view(scene) for scene in scenes], [], [])
+            return Batch([make_view(scene) for scene in scenes], [], [], [])
         samples = [make_sample(scene) for scene in scenes]
         views = [sample.view for sample in samples]
         if self._stage == "towers":
-            return Batch(views, samples, [])
+            return Batch(views, samples, [], [])
         pairs = zip(scenes, views, strict=True)
-        return Batch(views, samples, [self._pack(scene, view, packer, rng) for scene, view in pairs])
+        packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
+        told = scenes if self._size.recitals else []
+        return Batch(views, samples, packed, [packer.recite(ask(s, rng, self._size.recitals)) for s in told])
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
-        queries = ask(scene, rng, self._prompts)
+        queries = ask(scene, rng, self._size.prompts)
         surveys = [survey(scene, rng)] if rng.random() < SURVEYED else []
-        glances = ask(scene, rng, self._prompts // 2)
-        return packer.pack(queries, surveys, glances, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
+        return packer.pack(queries, surveys, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
 
 
 def _longest(rng: random.Random) -> int:
@@ -86,9 +99,9 @@ def _longest(rng: random.Random) -> int:
 
 
 def open_feed(
-    stage: Stage, tokenizer: Tokenizer, scenes: int, prompts: int, start: int, workers: int
+    stage: Stage, tokenizer: Tokenizer, size: BatchSize, start: int, workers: int
 ) -> Iterator[Batch]:
     """This process's stream of batches, made ahead by `workers` processes; `start` counts all processes' batches."""
-    feed = SceneFeed(stage, tokenizer.to_str(), scenes, prompts, start)
+    feed = SceneFeed(stage, tokenizer.to_str(), size, start)
     ahead = 4 if workers else None
     return iter(DataLoader(feed, batch_size=None, num_workers=workers, prefetch_factor=ahead))

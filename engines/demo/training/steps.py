@@ -45,8 +45,9 @@ def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
     """Everything: words, heatmaps, masks, and the dense labels beside them."""
     towers = learner.look(batch.samples)
     grids = [view.grid for view in batch.views]
-    states, early = learner.read(batch.packed, towers.tokens, grids)
-    words, decision = _words(learner, batch.packed, states)
+    read = [*batch.packed, *batch.recitals]
+    states, early = learner.read(read, towers.tokens, [*grids, *[(0, 0)] * len(batch.recitals)])
+    words, decision = _words(learner, read, states)
     placed = learner.state_loss(early[image_rows(batch.packed, grids)], batch.views)
     shapes, figures = _shapes(learner, batch, towers, states, rng)
     loss = words + shapes + 0.25 * (towers.loss + placed)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
-from engines.demo.language import WANTED, Query, Survey, ask
+from engines.demo.language import Query, Survey, ask
 from engines.demo.models import MERGE
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import token_ids, train_tokenizer
@@ -44,9 +45,7 @@ def _packed(queries: list[list[Query]], tokenizer: Tokenizer) -> tuple[list[Scen
     packer, rng = AnswerPacker(tokenizer), random.Random(0)
     samples = [make_sample(render_scene(seed, longest=200)) for seed in (1, 2)]
     packed = [
-        packer.pack(
-            some, [SURVEY], some[:1], (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng
-        )
+        packer.pack(some, [SURVEY], (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng)
         for some, sample in zip(queries, samples, strict=True)
     ]
     return samples, packed
@@ -91,16 +90,20 @@ def _alone(learner: Learner, tokenizer: Tokenizer, sample: SceneSample, query: Q
     return states
 
 
-def test_a_glance_asks_for_the_verdict_alone(queries: list[list[Query]], tokenizer: Tokenizer) -> None:
-    _, packed = _packed(queries, tokenizer)
-    for some, scene in zip(queries, packed, strict=True):
-        glance = scene.families[-1]
-        text = tokenizer.decode(scene.ids[glance.start :].tolist(), skip_special_tokens=False)
-        assert text.endswith("<think>The")
-        asked = scene.rows >= glance.start
-        verdict = tokenizer.decode(scene.targets[asked].tolist())
-        assert verdict.strip() == WANTED[some[0].mask_type].split()[1]
-        assert scene.rows[asked].tolist() == [len(scene.ids) - 1]
+def test_a_recital_asks_for_all_but_the_list(queries: list[list[Query]], tokenizer: Tokenizer) -> None:
+    packer = AnswerPacker(tokenizer)
+    for query in (query for some in queries for query in some):
+        scene = packer.recite([query])
+        assert "<|image_pad|>" not in tokenizer.decode(scene.ids.tolist(), skip_special_tokens=False)
+        assert (scene.ids[scene.rows + 1] == scene.targets).all()
+        asked = tokenizer.decode(scene.targets.tolist(), skip_special_tokens=False)
+        account = query.account
+        marks = re.findall(r"wanted|possible|found|,", account.overview)
+        wanted, *listed = re.findall(r"[\w ]+\.|wanted|possible|found|,", asked.partition(account.finding)[0])
+        assert wanted == account.wanted
+        assert listed == marks
+        assert account.finding in asked
+        assert not account.covering or account.covering not in asked
 
 
 def test_a_fork_sees_its_prompt_up_to_where_it_leaves_and_no_other(
@@ -137,7 +140,6 @@ def test_a_survey_trains_its_account_and_asks_for_no_mask(
 ) -> None:
     _, packed = _packed(queries, tokenizer)
     scene = packed[0]
-    start, end = (family.start for family in scene.families[-2:])
-    scored = scene.targets[(scene.rows >= start) & (scene.rows < end)]
+    scored = scene.targets[scene.rows >= scene.families[-1].start]
     assert tokenizer.decode(scored.tolist()) == SURVEY.account
-    assert all(vector.row < start for vector in scene.vectors)
+    assert all(vector.row < scene.families[-1].start for vector in scene.vectors)

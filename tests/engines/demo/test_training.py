@@ -14,7 +14,7 @@ from engines.bundles import Bundle
 from engines.demo import ship
 from engines.demo.tokenizer import train_tokenizer
 from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner
-from engines.demo.training.feed import Batch, Stage, open_feed
+from engines.demo.training.feed import Batch, BatchSize, Stage, open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
 
@@ -44,7 +44,7 @@ def _again(batch: Batch) -> Iterator[Batch]:
 
 
 def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, tokenizer: Tokenizer) -> None:
-    batch = next(open_feed(stage, tokenizer, scenes=1, prompts=2, start=0, workers=0))
+    batch = next(open_feed(stage, tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
     step, optimisers = STEPS[stage], make_optimisers(learner)
     losses = []
     for _ in range(6):
@@ -60,10 +60,10 @@ def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, to
 
 
 def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
-    feed = open_feed("joint", tokenizer, scenes=1, prompts=2, start=0, workers=0)
+    feed = open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=0, workers=0)
     next(feed)
     second = next(feed)
-    alone = next(open_feed("joint", tokenizer, scenes=1, prompts=2, start=1, workers=0))
+    alone = next(open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=1, workers=0))
     assert (second.packed[0].ids == alone.packed[0].ids).all()
     assert (second.samples[0].pixels == alone.samples[0].pixels).all()
 
@@ -74,7 +74,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
     path = tmp_path / CHECKPOINT
     tokenizer.save(str(tmp_path / TOKENIZER))
     optimisers, progress = make_optimisers(learner), Progress("sight")
-    batch = next(open_feed("sight", tokenizer, scenes=1, prompts=1, start=0, workers=0))
+    batch = next(open_feed("sight", tokenizer, BatchSize(1, 1, 2), start=0, workers=0))
     moment = Schedule(minutes=1 / 600, decay=True, peak=1e-3)
     train(learner, optimisers, _again(batch), STEPS["sight"], moment, progress, path)
     assert progress.steps >= 1
