@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engines.demo.models import SAM_SIZE
 from engines.demo.training.answers import PackedScene, VectorTarget
+from engines.demo.training.clicks import click
 from engines.demo.training.feed import Batch
 from engines.demo.training.learner import Learner, Towers, image_rows
 from engines.demo.training.losses import iou, mask_loss, word_loss
@@ -19,6 +20,8 @@ from engines.demo.training.samples import SceneSample
 
 MASKS_PER_SCENE = 6
 """How many vectors of a scene are decoded to masks in one step; the others train the heatmap alone."""
+
+CLICKS_PER_SCENE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,10 @@ def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
     words, decision = _words(learner, read, states)
     placed = learner.state_loss(early[image_rows(batch.packed, grids)], batch.views)
     shapes, figures = _shapes(learner, batch, towers, states, rng)
-    loss = words + shapes + 0.25 * (towers.loss + placed)
+    clicked, reached = _clicked(learner, batch, towers, rng)
+    loss = words + shapes + clicked + 0.25 * (towers.loss + placed)
     figures |= {"words": words.item(), "decision": decision}
-    figures |= {"dense": towers.loss.item(), "state": placed.item()}
+    figures |= {"clicked": reached, "dense": towers.loss.item(), "state": placed.item()}
     return Step(loss, figures)
 
 
@@ -107,6 +111,31 @@ def _shapes(
         "astray": astray.norm(dim=1),
     }
     return loss, {name: value.mean().item() for name, value in figures.items() if len(value)}
+
+
+def _clicked(learner: Learner, batch: Batch, towers: Towers, rng: random.Random) -> tuple[Tensor, float]:
+    """What is seen of objects that are clicked at or boxed, with no words: the loss and the IoU."""
+    objects = [(owner, i) for owner, sample in enumerate(batch.samples) for i in range(len(sample.modal))]
+    clicks = click(
+        batch.samples, rng.sample(objects, min(len(objects), CLICKS_PER_SCENE * len(batch.samples))), rng
+    )
+    if not len(clicks.owners):
+        return towers.embeddings.new_zeros(()), 0.0
+    pairs = [VectorTarget(0, int(i), "modal") for i in clicks.objects]
+    wanted = [(int(owner), 0, pair) for owner, pair in zip(clicks.owners, pairs, strict=True)]
+    nothing = towers.embeddings.new_zeros(1, learner.mllm.config.text_config.hidden_size)
+    told = _gather(wanted, batch.samples, nothing)
+    masks = learner.vision.decode_prompted(
+        towers.embeddings,
+        told.vectors,
+        told.sizes,
+        told.owners,
+        torch.zeros(len(wanted), dtype=torch.bool),
+        torch.as_tensor(clicks.points),
+        torch.as_tensor(clicks.labels),
+    )[1]
+    reached = iou(masks[:, 0], told.shares).mean().item()
+    return mask_loss(masks[:, 0], told.shares, told.inside), reached
 
 
 def _choose(batch: Batch, states: Tensor, rng: random.Random) -> tuple[_Wanted, _Wanted]:
