@@ -19,6 +19,8 @@ from loadtests.load.run import Plan, run
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Scenario, ScenarioName
 from server.client import SegmentClient, SegmentFailed
 
+REPORT = Path("out/loadtest")
+
 
 def loadtest(
     scenario: Annotated[ScenarioName, typer.Argument(help="What kind of load.")],
@@ -34,9 +36,7 @@ def loadtest(
     images: Annotated[
         Path | None, typer.Option(help="PNG and JPEG files with prompts.txt; the demo's scenes.")
     ] = None,
-    report: Annotated[Path, typer.Option(help="The folder of the report and the requests.")] = Path(
-        "loadtest"
-    ),
+    report: Annotated[Path, typer.Option(help="The folder of the report and the requests.")] = REPORT,
     key: Annotated[str | None, typer.Option(help="The API key.", envvar="R2SM_API_KEY")] = None,
     patience: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a client waits for an answer.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from engines.errors import InvalidInput
+from loadtests.command import loadtest
 from loadtests.load.arrivals import Load, arrivals
 from loadtests.load.figures import figure_names, is_good, summarise
 from loadtests.load.objectives import SHIPPED, Objectives, judge, read_objectives
@@ -181,6 +183,11 @@ def test_the_servers_own_figures_are_of_the_time_between_two_readings() -> None:
 def ran(folder: Path, records: list[Record], fault: str = "") -> Ran:
     plan = Plan(SCENARIOS["mixed"], Load((1.0, 2.0), 50.0), "http://127.0.0.1:1", folder, TRANSPORTS)
     return Ran(plan, records, Reading({}), Reading({}), fault)
+
+
+def test_the_report_goes_where_the_readme_says() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"`--report DIR` (`{signature(loadtest).parameters['report'].default}`)" in readme
 
 
 def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
