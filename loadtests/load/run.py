@@ -84,7 +84,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Ran:
     """Run Locust to its end, or until it or the server fails, or Ctrl-C; what was measured till then is kept."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     (plan.folder / RECORDS).unlink(missing_ok=True)
-    before = read_metrics(plan.url, plan.key)
+    before = read_metrics(plan.url, plan.key, tell)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if plan.key:
         environment["R2SM_API_KEY"] = plan.key
@@ -99,7 +99,7 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Ran:
     elif not fault:
         words = (plan.folder / LOG).read_text("utf-8", "replace")[-LAST_WORDS:].strip()
         fault = f"the load generator ended with status {child.returncode}: {words}"
-    return Ran(plan, kept.records, before, read_metrics(plan.url, plan.key), fault)
+    return Ran(plan, kept.records, before, read_metrics(plan.url, plan.key, tell), fault)
 
 
 def _watch(child: subprocess.Popen[bytes], plan: Plan, tell: Callable[[str], None]) -> str:

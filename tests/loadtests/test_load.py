@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,7 +25,7 @@ from loadtests.load.records import Ending, Record, read_records
 from loadtests.load.report import as_page, as_text, make_report, write_report
 from loadtests.load.run import Plan, Ran
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Wave
-from loadtests.load.server_side import Reading, between, page_sums
+from loadtests.load.server_side import Reading, between, page_sums, read_metrics
 from loadtests.load.visits import Visits
 
 
@@ -178,6 +181,39 @@ def test_the_servers_own_figures_are_of_the_time_between_two_readings() -> None:
         "queue_wait_ms": pytest.approx(50.0),
     }
     assert between(Reading({}), Reading({})) == {}
+
+
+def test_a_page_that_holds_no_metrics_is_left_out_and_told() -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            return httpx.Response(200, text="r2sm_cache_requests_total 3\n")
+        return httpx.Response(200, text="<!doctype html>\n<h1>Welcome</h1>")
+
+    heard: list[str] = []
+    reading = read_metrics("http://server", None, heard.append, httpx.MockTransport(respond))
+    assert reading.sums == {"gateway r2sm_cache_requests_total": 3.0}
+    assert [line.partition(":")[0] for line in heard] == [
+        f"/metrics/vllm/{role} of the server holds no metrics" for role in ("reason", "concentrate")
+    ]
+
+
+def test_the_metrics_are_read_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"up 1\n")
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Page) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        try:
+            reading = read_metrics(f"http://127.0.0.1:{server.server_port}", None, print)
+        finally:
+            server.shutdown()
+    assert reading.sums["gateway up"] == 1.0
 
 
 def ran(folder: Path, records: list[Record], fault: str = "") -> Ran:
