@@ -32,6 +32,8 @@ def queries(
     OUT can be evaluated with `--dataset r2sm`. Run again with the same data and model, it goes on with the pictures
     that have no queries yet. Ends with exit code 1 if a picture is without all its queries.
     """
+    if out.resolve() == folder.resolve():
+        raise typer.BadParameter(f"--out: {out} is the folder of the annotated pictures itself")
     layout = dataset or recognise(folder)
     if layout is None:
         raise typer.BadParameter(

@@ -231,6 +231,18 @@ def test_the_command_tells_of_another_origin(tmp_path: Path, monkeypatch: pytest
     assert "model m, not another" in " ".join(again.output.replace("│", " ").split())  # unframed
 
 
+def test_the_data_set_is_not_written_over_its_own_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = layouts.cocoa_published(tmp_path / "in")
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())
+    (tmp_path / "same").symlink_to(data)
+    refused = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "same")])
+    assert refused.exit_code == 2
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
 def test_an_endpoint_that_fails_costs_its_picture_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
