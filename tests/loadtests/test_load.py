@@ -144,6 +144,12 @@ def test_figures_of_known_requests() -> None:
     assert summary.outcomes == {"ok": 91, "overloaded": 5, "left": 4}
 
 
+def test_as_many_errors_as_an_objective_allows_keep_it() -> None:
+    records = [record(number, 100.0, "ok" if number else "overloaded") for number in range(200)]
+    [verdict] = judge(Objectives(at_most={"error_share": 0.005}), summarise(records, 50.0, {}).figures)
+    assert verdict.kept, verdict.value
+
+
 def test_what_a_transport_does_not_show_is_not_held_against_it() -> None:
     assert is_good(record(0, 100.0, ttft_ms=None), {"ttft_ms": 50.0, "ttfm_ms": 100.0})
     assert not is_good(record(0, 100.1), {"ttfm_ms": 100.0})
@@ -238,6 +244,15 @@ def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
     assert "http" not in page.replace("http://127.0.0.1:1", ""), "it needs nothing from elsewhere"
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is True
+
+
+def test_a_step_without_requests_keeps_no_objective(tmp_path: Path) -> None:
+    objectives = Objectives(at_most={"error_share": 0.5})
+    assert not make_report(ran(tmp_path, []), objectives).kept
+    half = make_report(ran(tmp_path, [record(1.0, 100.0)]), objectives)
+    assert [[verdict.kept for verdict in step.verdicts] for step in half.steps] == [[True], [False]]
+    assert "MISSED" in as_text(half)
+    assert as_page(half)
 
 
 def test_a_run_that_broke_off_is_marked_and_what_it_showed_is_kept(tmp_path: Path) -> None:
