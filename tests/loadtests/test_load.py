@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import signature
 from pathlib import Path
@@ -24,9 +26,9 @@ from loadtests.load.questions import Picture, as_new, folder_pictures
 from loadtests.load.records import Ending, Record, read_records
 from loadtests.load.report import as_page, as_text, make_report, write_report
 from loadtests.load.run import Plan, Ran
-from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Wave
+from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Transport, Wave
 from loadtests.load.server_side import Reading, between, page_sums, read_metrics
-from loadtests.load.visits import Visits
+from loadtests.load.visits import Visit, Visitor, Visits
 
 
 def record(intended: float, took: float | None, outcome: str = "ok", **more: object) -> Record:
@@ -77,6 +79,30 @@ def test_visits_are_what_the_scenario_says() -> None:
     assert all(len(visit.prompts) == 4 and visit.reasoning == "full" for visit in drawn)
     leaving = [left is not None for visit in drawn for left in visit.leaves]
     assert sum(leaving) / len(leaving) == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("transport", "status", "answer", "outcome"),
+    [
+        ("rest", 200, "hello", "JSONDecodeError"),
+        ("rest", 200, "{}", "KeyError"),
+        ("rest", 200, "[]", "TypeError"),
+        ("sse", 200, "data: {}\n\n", "KeyError"),
+        ("sse", 200, "hello", "broken-off"),
+        ("sse", 418, "[]", "http-418"),
+        ("rest", 503, '{"type": "urn:r2sm:problem:overloaded"}', "overloaded"),
+    ],
+)
+def test_a_request_is_counted_whatever_answers_it(
+    transport: Transport, status: int, answer: str, outcome: str
+) -> None:
+    stranger = httpx.MockTransport(lambda _: httpx.Response(status, text=answer))
+    visit = Visit(transport, b"\xff\xd8", ("the mug",), "full", (0.0,), (None,))
+    with httpx.Client(base_url="http://server", transport=stranger) as http:
+        visitor = Visitor(http, "http://server", None, 1.0, lambda _: nullcontext())
+        now = time.perf_counter()
+        [found] = visitor.make(visit, now, now, Load((1.0,), 1.0), lambda _: None)
+    assert found.outcome == outcome
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
