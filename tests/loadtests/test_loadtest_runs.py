@@ -59,6 +59,14 @@ async def test_every_transport_is_measured_and_clients_that_leave_are_told_apart
     assert "queue_wait_ms" in figures
 
 
+async def test_processes_bring_clients_of_their_own(url: str, tmp_path: Path) -> None:
+    plan = Plan(SCENARIOS["catalogue"], Load((8.0,), 3.0), url, tmp_path, ("rest",), seed=4, processes=2)
+    ran = await asyncio.to_thread(run, plan, lambda _: None)
+    assert ran.fault == ""
+    moments = [record.intended for record in ran.records]
+    assert len(set(moments)) == len(moments) > 8
+
+
 async def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(tmp_path: Path) -> None:
     async with gateway(0.05) as (child, http):
         url = str(http.base_url).rstrip("/")
