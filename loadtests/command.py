@@ -80,8 +80,12 @@ def loadtest(
     except SegmentFailed as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
-    found = make_report(run(plan, lambda text: typer.echo(text, err=True)), objectives)
-    page = write_report(found)
+    try:
+        found = make_report(run(plan, lambda text: typer.echo(text, err=True)), objectives)
+        page = write_report(found)
+    except OSError as error:
+        typer.echo(f"r2sm: {error}", err=True)
+        raise typer.Exit(1) from error
     typer.echo(as_text(found))
     typer.echo(f"the report is {page}")
     if not found.kept:

@@ -121,6 +121,19 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
         folder_pictures(tmp_path)
 
 
+def test_files_of_a_folder_that_cannot_be_used_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"the caf\xe9\n")
+    with pytest.raises(InvalidInput, match=r"prompts\.txt is no text in UTF-8"):
+        folder_pictures(tmp_path)
+    (tmp_path / "prompts.txt").write_text("the mug\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InvalidInput, match=r"a\.png: .* exceeds limit"):
+        folder_pictures(tmp_path)
+
+
 def test_the_shipped_objectives_name_figures_that_exist_for_every_scenario() -> None:
     for name in SCENARIOS:
         assert read_objectives(SHIPPED, name).at_most

@@ -146,6 +146,14 @@ async def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) 
     assert (tmp_path / "report" / "report.html").exists()
 
 
+async def test_a_report_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["loadtest", "catalogue", "--url", url, "--report", str(tmp_path / "file")]
+    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert result.exit_code == 1
+    assert "r2sm: [Errno 17] File exists" in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
