@@ -98,14 +98,15 @@ class Bench:
     def __init__(self, environment: Environment) -> None:
         given = environment.parsed_options
         assert given is not None
-        assert isinstance(environment.runner, LocalRunner | WorkerRunner)
-        self._runner = environment.runner
+        runner = environment.runner
+        assert isinstance(runner, LocalRunner | WorkerRunner)
+        self._runner: Runner = runner
         self.scenario: Scenario = SCENARIOS[given.scenario]
         rates = tuple(float(rate) for rate in given.rates.split(",") if rate) or (self.scenario.rate,)
         self.load = Load(rates, given.step_seconds or self.scenario.seconds, self.scenario.wave)
         self.sources: int = given.num_users or 1
         self.transports = [name for name in TRANSPORTS if name in given.transports.split(",")]
-        self.chance = chance_of(given.seed, self._runner.worker_index)
+        self.chance = chance_of(given.seed, runner.worker_index)
         self.pictures: list[Picture] = (
             folder_pictures(Path(given.images))
             if given.images
