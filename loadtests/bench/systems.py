@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import shlex
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Protocol
 import httpx
 
 from engines.bundles import Bundle
+from engines.mllm import leash
 from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import open_runtime
@@ -136,24 +139,44 @@ async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
-    with (logs / f"{name}.log").open("wb") as log:
-        child = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)
+    log, limits = logs / f"{name}.log", httpx.Limits(max_connections=None)
+    async with (
+        leashed(command, log) as child,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=None, limits=limits, trust_env=False
+        ) as http,
+    ):
+        async with asyncio.timeout(START_SECONDS):
+            while not await _healthy(http):
+                if child.returncode is not None:
+                    raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}: see {log}")
+                await asyncio.sleep(POLL_SECONDS)
+        yield Another(name, http)
+
+
+@asynccontextmanager
+async def leashed(command: Sequence[str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command that ends with the block, or with this process, and takes all that it started along."""
+    with log.open("wb") as file:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
     try:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=None, limits=httpx.Limits(max_connections=None)
-        ) as http:
-            async with asyncio.timeout(START_SECONDS):
-                while not await _healthy(http):
-                    if child.returncode is not None:
-                        raise SystemExit(
-                            f"{shlex.join(command)} ended with {child.returncode}: see {log.name}"
-                        )
-                    await asyncio.sleep(POLL_SECONDS)
-            yield Another(name, http)
+        yield child
     finally:
         with suppress(ProcessLookupError):
-            child.terminate()  # the leash ends the whole tree
-        await child.wait()
+            child.terminate()
+        try:
+            async with asyncio.timeout(2 * GRACE_SECONDS):  # the leash itself kills after one
+                await child.wait()
+        except TimeoutError:
+            os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
 
 
 async def _healthy(http: httpx.AsyncClient) -> bool:
