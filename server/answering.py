@@ -20,7 +20,7 @@ async def answered(
     """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise."""
     events = services.pipeline.segment(options.to_request(), load, deadline)
     async with services.admission.turn(deadline, caller.priority), aclosing(events):
-        yield await collect(events, services.model.id, options.include)
+        yield await collect(events, services.model.id, options.include, services.drawing)
 
 
 async def answer(
