@@ -238,9 +238,8 @@ async def open_services(
                 yield services
             finally:
                 warming.cancel()
-                await asyncio.gather(
-                    warming, services.sources.aclose(), rates.aclose(), return_exceptions=True
-                )
+                ending = (services.readiness.aclose(), services.sources.aclose(), rates.aclose())
+                await asyncio.gather(warming, *ending, return_exceptions=True)
 
 
 async def _try_request(pipeline: Pipeline, engines: Engines) -> None:
