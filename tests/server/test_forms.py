@@ -31,9 +31,13 @@ from tests.waiting import until
 PHOTO = photo()
 
 
-async def ask(gateway: Gateway, accept: str = "*/*", **options: Any) -> httpx.Response:
+async def post(gateway: Gateway, accept: str, **options: Any) -> httpx.Response:
     body = {"prompt": "mug", "image": {"data": base64.b64encode(PHOTO).decode()}, **options}
-    response = await gateway.client.post("/v1/segment", json=body, headers={"accept": accept})
+    return await gateway.client.post("/v1/segment", json=body, headers={"accept": accept})
+
+
+async def ask(gateway: Gateway, accept: str = "*/*", **options: Any) -> httpx.Response:
+    response = await post(gateway, accept, **options)
     assert response.status_code == 200, response.text
     return response
 
@@ -180,6 +184,8 @@ async def test_drawing_holds_up_nothing_else(
         try:
             await until(lambda: len(names) == DRAW_THREADS)
             await asyncio.wait_for(ask(gateway), 30)
+            late = await asyncio.wait_for(post(gateway, accept, timeout_ms=3000, **options), 30)
+            assert "urn:r2sm:problem:deadline-exceeded" in late.text
             assert len(names) == DRAW_THREADS
         finally:
             go_on.set()
