@@ -18,7 +18,7 @@ async def answered(
     options: SegmentOptions, load: LoadImage, deadline: Deadline, services: Services, caller: Caller
 ) -> AsyncIterator[SegmentResponse]:
     """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise."""
-    events = services.pipeline.segment(options.to_request(), load, deadline)
+    events = services.pipeline.segment(options.to_request(patient=caller.patient), load, deadline)
     async with services.admission.turn(deadline, caller.priority), aclosing(events):
         yield await collect(events, services.model.id, options.include)
 
