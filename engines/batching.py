@@ -60,6 +60,11 @@ class _Queue(Generic[Item, Result]):
     def add(self, slots: Iterable[_Slot[Item, Result]], *, patient: bool) -> None:
         (self._patient if patient else self._urgent).extend(slots)
 
+    def hasten(self, item: Item) -> None:
+        """Put a patient item behind the urgent ones."""
+        self._urgent.extend(slot for slot in self._patient if slot.item is item)
+        self._patient = deque(slot for slot in self._patient if slot.item is not item)
+
     def oldest(self) -> float:
         """When the item that has waited longest came."""
         return min(lane[0].arrived for lane in (self._urgent, self._patient) if lane)
@@ -140,6 +145,10 @@ class MicroBatcher(Generic[Item, Result]):
         except BaseException:
             self._drop(slots)
             raise
+
+    def hasten(self, item: Item) -> None:
+        """From now on `item`, if it waits, is patient no longer."""
+        self._pending.hasten(item)
 
     async def aclose(self) -> None:
         """Refuse new items and stop the batch under way; those who wait get `Overloaded`."""

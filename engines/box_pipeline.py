@@ -118,7 +118,7 @@ class BoxPipeline(Pipeline):
         wanted = [(n, kind, box) for n, boxes in enumerate(objects) for kind, box in boxes.items()]
         items = [self._item(ticket, image, embedding, box) for _, _, box in wanted]
         with ticket.watch.stage("decode"):
-            decoded = await self._decoder.submit_all(items)
+            decoded = await self._decoder.submit_all(items, patient=ticket.request.patient)
         masks = [DecodedMask(n, kind, one) for (n, kind, _), one in zip(wanted, decoded, strict=True)]
         with ticket.watch.stage("finish"):
             await self._finish(ticket, image, masks)

@@ -83,9 +83,12 @@ class Embeddings:
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
             capacity, lambda embedding: embedding.nbytes
         )
+        self._patient: dict[
+            str, Prepared
+        ] = {}  # images in the making that nobody is in a hurry for, by digest
 
-    async def get_or_encode(self, image: PreparedImage) -> Embedding:
-        """The image's embedding.
+    async def get_or_encode(self, image: PreparedImage, *, patient: bool = False) -> Embedding:
+        """The image's embedding. While only `patient` ones wait for it, other images are encoded first.
 
         Raises:
             VisionFailed: the runtime failed on this image.
@@ -95,7 +98,15 @@ class Embeddings:
             self._observer.hit("embedding", "memory")
         elif self._cache.in_making(image.digest):
             self._observer.joined("embedding")
-        return await self._cache.get_or_make(image.digest, lambda: self._obtain(image))
+        elif patient:
+            self._patient[image.digest] = image.vision
+        if not patient and (waiting := self._patient.pop(image.digest, None)) is not None:
+            self._encoder.hasten(waiting)
+        try:
+            return await self._cache.get_or_make(image.digest, lambda: self._obtain(image))
+        finally:
+            if not self._cache.in_making(image.digest):
+                self._patient.pop(image.digest, None)
 
     async def forget(self, digest: str) -> None:
         """Remember an image's embedding no longer, in either level."""
@@ -155,4 +166,4 @@ class Embeddings:
 
     async def _encode(self, image: PreparedImage) -> Embedding:
         self._observer.miss("embedding")
-        return await self._encoder.submit(image.vision)
+        return await self._encoder.submit(image.vision, patient=image.digest in self._patient)

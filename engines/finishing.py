@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeVar
+
+import numpy as np
 
 from engines.events import (
     DraftScore,
@@ -24,6 +26,8 @@ from engines.vision.runtimes.base import Decoded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+COLUMNS_AT_ONCE = 4096  # pixels across, of all the masks that one thread finishes together
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,17 @@ class Finisher:
     async def masks(self, image: Prepared, wanted: Sequence[DecodedMask]) -> list[MaskReady]:
         """The masks at the image's own size."""
 
-        def mask(item: DecodedMask) -> MaskReady:
-            done = masks.finish(
-                item.decoded.mask_logits, image.size, image.original, self._threshold, image.corner
-            )
-            return MaskReady(item.object, item.mask_type, done.rle, done.bbox, done.area, item.decoded.iou)
+        def finished(items: Sequence[DecodedMask]) -> list[MaskReady]:
+            logits = np.stack([item.decoded.mask_logits for item in items])
+            made = masks.finish_all(logits, image.size, image.original, self._threshold, image.corner)
+            return [
+                MaskReady(item.object, item.mask_type, mask.rle, mask.bbox, mask.area, item.decoded.iou)
+                for item, mask in zip(items, made, strict=True)
+            ]
 
-        return await self._map(mask, wanted)
+        at_once = max(1, COLUMNS_AT_ONCE // image.original[1])
+        groups = [wanted[start : start + at_once] for start in range(0, len(wanted), at_once)]
+        return list(chain.from_iterable(await self._map(finished, groups)))
 
     async def hidden(self, ready: Sequence[MaskReady]) -> list[HiddenReady]:
         """Amodal minus modal, for every object of `ready` that has both."""

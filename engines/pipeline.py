@@ -115,8 +115,12 @@ class Pipeline:
             await asyncio.gather(work, return_exceptions=True)
 
     async def encode(self, image: PreparedImage) -> None:
-        """Encode an image before anybody asks about it. Raises `VisionFailed` and `Overloaded`."""
-        await self._embeddings.get_or_encode(image)
+        """Encode an image before anybody asks about it; until then others go first.
+
+        Raises:
+            VisionFailed, Overloaded: the engine could not do its part.
+        """
+        await self._embeddings.get_or_encode(image, patient=True)
 
     async def forget(self, digest: str) -> None:
         """Remember nothing of an image any longer."""
@@ -177,7 +181,7 @@ class Pipeline:
 
     async def _encode(self, ticket: Ticket, image: PreparedImage) -> Embedding:
         with ticket.watch.stage("encode"):
-            return await self._embeddings.get_or_encode(image)
+            return await self._embeddings.get_or_encode(image, patient=ticket.request.patient)
 
     async def _warm(self, ticket: Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
         """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway.
@@ -315,7 +319,7 @@ class Pipeline:
         visual, size = ticket.request.visual, image.vision.size
         sparse = None if visual is None else visual.sparse(image.vision.original, size, image.vision.corner)
         items = [DecodeItem(embedding, vectors[kind][number], size, sparse) for number, kind in wanted]
-        decoded = await self._decoder.submit_all(items, patient=patient)
+        decoded = await self._decoder.submit_all(items, patient=patient or ticket.request.patient)
         return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
 
     async def _finish(

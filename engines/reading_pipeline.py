@@ -35,7 +35,7 @@ class ReadingPipeline(Pipeline):
             embedding = await encoding
         item = DecodeItem(embedding, None, image.vision.size, sentence=Sentence(states.text, states.end))
         with ticket.watch.stage("decode"):
-            [decoded] = await self._decoder.submit_all([item])
+            [decoded] = await self._decoder.submit_all([item], patient=request.patient)
         with ticket.watch.stage("finish"):
             await self._finish(ticket, image, [DecodedMask(0, "modal", decoded)])
         self._end(ticket, states)

@@ -27,6 +27,7 @@ class SegmentRequest:
     `prompt` is empty where `visual` alone says what is meant: the answer is one modal mask, without the language
     model. `objects` None leaves their number to the model. `max_reasoning_tokens` replaces the bundle's number for
     `reasoning`; it means nothing with ``none``. `drafts` is how many masks may be drafted while the reasoning runs.
+    A `patient` request lets others into the vision engine's batches first, but not for ever.
     """
 
     prompt: str = ""
@@ -38,6 +39,7 @@ class SegmentRequest:
     drafts: int = 0
     heatmap: bool = False
     union: bool = False
+    patient: bool = False
 
     @property
     def forced_type(self) -> MaskType | None:

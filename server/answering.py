@@ -21,7 +21,7 @@ async def answered(
 
     What is made of the response inside ends with its deadline, too. Raises `DeadlineExceeded` then.
     """
-    events = services.pipeline.segment(options.to_request(), load, deadline)
+    events = services.pipeline.segment(options.to_request(patient=caller.patient), load, deadline)
     async with services.admission.turn(deadline, caller.priority), aclosing(events), deadline.bound():
         yield await collect(events, services.model.id, options.include, services.drawing)
 

@@ -50,7 +50,9 @@ class Telling:
 
     async def _forward(self, services: Services, deadline: Deadline, put: Put) -> None:
         async with aclosing(
-            services.pipeline.segment(self.options.to_request(), self.load, deadline)
+            services.pipeline.segment(
+                self.options.to_request(patient=self.caller.patient), self.load, deadline
+            )
         ) as events:
             async for event in events:
                 async with deadline.bound():  # a reader that is slow keeps its turn no longer

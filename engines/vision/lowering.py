@@ -25,12 +25,16 @@ class InBfloat16(nn.Module):
         return (out[0].float(), *out[1:]) if isinstance(out, tuple) else out.float()
 
 
-def apply(recipe: ExportRecipe, model: VisionModel) -> None:
-    """Change `model` in place. Its state names change with `block_precision`; a TinyViT stays as it is."""
+def apply(recipe: ExportRecipe, model: VisionModel) -> bool:
+    """Change `model` in place, and tell whether the recipe is for its kind: a TinyViT and a Hiera stay as they are.
+
+    Its state names change with `block_precision`.
+    """
     encoder = model.image_encoder
     if not isinstance(encoder, SamVisionEncoder):
-        return
+        return False
     for layer in encoder.layers:
         layer.attn.positions = recipe.window_positions if layer.window_size else recipe.global_positions
         if recipe.block_precision == "bf16":
             layer.attn, layer.mlp = InBfloat16(layer.attn), InBfloat16(layer.mlp)
+    return True

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from engines.events import Rle
+from engines.vision.outlines import run_lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +33,33 @@ def finish(
     threshold: float = 0.0,
     corner: tuple[int, int] = (0, 0),
 ) -> Mask:
-    """Turn the decoder's logits into a mask of the picture.
+    """Turn the decoder's logits [4g, 4g] into a mask of the picture; the arguments are those of `finish_all`."""
+    return finish_all(mask_logits[None], size, original, threshold, corner)[0]
+
+
+def finish_all(
+    mask_logits: NDArray[np.float32],
+    size: tuple[int, int],
+    original: tuple[int, int],
+    threshold: float = 0.0,
+    corner: tuple[int, int] = (0, 0),
+) -> list[Mask]:
+    """Turn the decoder's logits into masks of one picture.
+
+    As SAM: bilinear to the square's pixels, padding cut off, bilinear to the picture, and what is above the
+    threshold is inside. No picture is ever filled with logits or pixels for it.
 
     Args:
-        mask_logits: float32 [4g, 4g], over the padded square.
+        mask_logits: float32 [B, 4g, 4g], over the padded square.
         size: the valid (h, w) in pixels of the padded square; its longer side is the square's side.
         original: the picture's (H, W).
         threshold: logits above it are inside.
         corner: where the valid area begins, (top, left).
     """
-    return encode(upscale(mask_logits, size, original, corner) > threshold)
-
-
-def upscale(
-    logits: NDArray[np.float32],
-    size: tuple[int, int],
-    original: tuple[int, int],
-    corner: tuple[int, int] = (0, 0),
-) -> NDArray[np.float32]:
-    """Logits [4g, 4g] over the padded square to [H, W] over the picture, Fortran-ordered.
-
-    As SAM: bilinear to the square's pixels, padding cut off, bilinear to the picture. Both steps work on the
-    transposed array, so that the result lies column by column, as the run-length code wants it.
-    """
-    square, (top, left) = max(size), corner
-    columns = cv2.resize(np.ascontiguousarray(logits.T), (square, square), interpolation=cv2.INTER_LINEAR)
-    valid = np.ascontiguousarray(columns[left : left + size[1], top : top + size[0]])
-    picture = cv2.resize(
-        valid, original, interpolation=cv2.INTER_LINEAR
-    )  # (H, W) is OpenCV's (width, height)
-    return cast("NDArray[np.float32]", picture.T)
+    lengths = run_lengths(mask_logits - np.float32(threshold), size, original, corner)
+    uncompressed: Any = [{"size": list(original), "counts": counts} for counts in lengths]
+    codes = coco.frPyObjects(uncompressed, *original)
+    return [_described(code) for code in codes]
 
 
 def encode(mask: NDArray[np.bool_]) -> Mask:

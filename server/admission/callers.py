@@ -33,6 +33,11 @@ class Caller:
     limits: Limits
     priority: Priority
 
+    @property
+    def patient(self) -> bool:
+        """Whether others may go first."""
+        return self.priority == "batch"
+
 
 class Callers:
     """Knows callers by their keys; `ring` None asks for none and knows them by their addresses.

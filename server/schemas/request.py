@@ -120,8 +120,8 @@ class SegmentOptions(RequestModel):
             return None
         return VisualPrompt(self.box, tuple(point.to_point() for point in self.points or ()))
 
-    def to_request(self) -> SegmentRequest:
-        """The same for the pipeline."""
+    def to_request(self, *, patient: bool = False) -> SegmentRequest:
+        """The same for the pipeline; a `patient` caller lets others go first."""
         return SegmentRequest(
             prompt=self.prompt,
             mask_type=self.mask_type,
@@ -132,6 +132,7 @@ class SegmentOptions(RequestModel):
             drafts=self.drafts,
             heatmap="heatmap" in self.include,
             union="union" in self.include,
+            patient=patient,
         )
 
 

@@ -70,7 +70,7 @@ def test_every_bucket_gives_what_single_decodes_give(runtime: VisionRuntime, vis
 def test_embeddings_stay_on_the_gpu(runtime: VisionRuntime, vision_dir: Path) -> None:
     [embedding, *_] = runtime.encode(read_golden(vision_dir).images)
     assert isinstance(embedding, DeviceEmbedding)
-    assert embedding.tensor.is_cuda
+    assert all(level.is_cuda for level in embedding.resident)
 
 
 def test_encode_and_decode_run_side_by_side(runtime: VisionRuntime, vision_dir: Path) -> None:

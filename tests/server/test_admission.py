@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,10 @@ import pytest
 from fastapi.routing import APIRoute
 from typer.testing import CliRunner
 
+from engines.deadline import Deadline
+from engines.events import Event
+from engines.pipeline import LoadImage
+from engines.request import SegmentRequest
 from server.admission import KeysInvalid
 from server.admission.keys import new_key
 from server.cli import app as command_line
@@ -101,6 +105,29 @@ async def test_without_keys_the_address_is_counted(open_gateway: OpenGateway) ->
 async def test_a_priority_that_is_none_is_named(keyed: Gateway) -> None:
     response = await refused(keyed, 422, "invalid-request", {**bearer(ANN), "X-R2SM-Priority": "now"})
     assert response.json()["errors"][0]["field"] == "X-R2SM-Priority"
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+async def test_the_priority_reaches_the_pipeline(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    async with open_gateway() as gateway:
+        asked, pipeline = [], gateway.services.pipeline
+        segment = pipeline.segment
+
+        def noted(
+            request: SegmentRequest, load: LoadImage, deadline: Deadline
+        ) -> AsyncGenerator[Event, None]:
+            asked.append(request.patient)
+            return segment(request, load, deadline)
+
+        monkeypatch.setattr(pipeline, "segment", noted)
+        for priority in ("interactive", "batch"):
+            headers = {"X-R2SM-Priority": priority, "Accept": accept}
+            response = await gateway.client.post("/v1/segment", headers=headers, **as_json())
+            assert response.status_code == 200
+            assert response.headers["content-type"].startswith(accept)
+    assert asked == [False, True]
 
 
 async def test_new_keys_and_limits_need_no_restart(keyed: Gateway, tmp_path: Path) -> None:

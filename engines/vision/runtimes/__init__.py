@@ -38,8 +38,8 @@ def open_runtime(
 
     Args:
         name: ``auto`` is TensorRT on a machine with a GPU where it is installed, else torch on the GPU; without
-            a GPU OpenVINO where it is installed, else torch. ``torch`` is on the GPU where there is one. SAM 2 and
-            ConverSeg-Net run on the CPU only.
+            a GPU OpenVINO where it is installed, else torch. ``torch`` is on the GPU where there is one. TensorRT
+            takes neither SAM 2 nor ConverSeg-Net.
         vision_dir: a bundle's ``vision`` directory.
         threads: CPU threads for each call; None leaves it to the runtime.
         cache_dir: where exported graphs and compiled engines are kept; by default ``.cache/r2sm-server/vision``
@@ -52,11 +52,11 @@ def open_runtime(
         VisionFailed: a GPU's memory is full.
     """
     plain = _is_plain(vision_dir)
-    gpus = usable_gpus() if plain else 0
-    chosen, why = (name, "as asked for") if name != "auto" else _default(gpus)
+    gpus = usable_gpus()
+    chosen, why = (name, "as asked for") if name != "auto" else _default(gpus, plain)
     if chosen == "tensorrt" and not plain:
         raise BackendUnavailable(
-            "TensorRT serves neither SAM 2 nor ConverSeg-Net here yet: --vision openvino does"
+            "TensorRT serves neither SAM 2 nor ConverSeg-Net here yet: --vision torch does"
         )
     device = "a GPU" if chosen == "tensorrt" or (chosen == "torch" and gpus) else "the CPU"
     logger.info("the vision runtime is %s on %s: %s", chosen, device, why)
@@ -85,7 +85,7 @@ def open_runtime(
 
 
 def _is_plain(vision_dir: Path) -> bool:
-    """Whether an embedding is one tensor and a vector becomes a mask: all that the GPU runtimes know yet."""
+    """Whether an embedding is one tensor and no sentence becomes a mask: all that TensorRT's engines know yet."""
     config = load_config(vision_dir)
     return len(config.feature_shapes) == 1 and config.adapter is None
 
@@ -105,8 +105,10 @@ def _warmed(runtime: VisionRuntime) -> VisionRuntime:
     return runtime
 
 
-def _default(gpus: int) -> tuple[RuntimeName, str]:
-    """The runtime for this machine, and why."""
+def _default(gpus: int, plain: bool) -> tuple[RuntimeName, str]:
+    """The runtime for this machine and a model that is `plain` or not, and why."""
+    if gpus and not plain:
+        return "torch", "there is a GPU, and TensorRT serves neither SAM 2 nor ConverSeg-Net here yet"
     if gpus and find_spec("tensorrt"):
         return "tensorrt", "there is a GPU, and TensorRT is installed"
     if gpus:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from types import NoneType
 
 import numpy as np
 import torch
@@ -20,53 +22,76 @@ from engines.vision.runtimes.networks import Array, Lane, Network, Rows
 
 
 class DeviceEmbedding(base.Embedding):
-    """An image embedding on a device: `tensor` float16 [C, g, g]; `tensors` copies it to the host each time."""
+    """An image embedding on a device: `resident` are its tensors there, float16; `tensors` copies them each time."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("resident",)
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, resident: tuple[Tensor, ...]) -> None:
+        self.resident = resident
 
     @property
     def tensors(self) -> tuple[NDArray[np.float32], ...]:
-        """float32 [C, g, g], on the host."""
-        host: NDArray[np.float32] = self.tensor.cpu().float().numpy()
-        return (host,)
+        """All of it as float32 on the host, the coarsest first."""
+        return tuple(level.cpu().float().numpy() for level in self.resident)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """(C, g, g)."""
-        return (tuple(self.tensor.shape),)
+        """Of all tensors."""
+        return tuple(tuple(level.shape) for level in self.resident)
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""
-        return self.tensor.nbytes
+        return sum(level.nbytes for level in self.resident)
 
     def rounded(self) -> DeviceEmbedding:
         """Itself: it holds float16."""
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The networks of one model: the encoder, and a decoder for each kind of prompt that the model takes.
+
+    Decoders give prior logits, mask logits and IoUs, the one of sentences no prior logits. They take features under
+    the names that `feature_names` gives.
+    """
+
+    encoder: Network
+    decoder: Network | None
+    prompted: Network
+    sentences: Network | None = None
+
+
+def feature_names(levels: int) -> list[str]:
+    """What the tensors of an embedding, so many, are called among a decoder's inputs."""
+    return ["embeddings", *(f"fine_{level}" for level in range(1, levels))]
+
+
 class DeviceRuntime:
-    """A `VisionRuntime` of three networks on one device: encoder, decoder, and decoder with points and boxes."""
+    """A `VisionRuntime` of networks on one device."""
 
     def __init__(
         self,
         config: VisionConfig,
         device: torch.device,
-        networks: tuple[Network, Network | None, Network],
+        networks: Networks,
         about: dict[str, str | int],
     ) -> None:
-        """`about` is what `info` says. A model without a heatmap head has no plain decoder."""
+        """`about` is what `info` says."""
         self._config = config
         self._about = about
-        encoder, decoder, prompted = networks
-        self._encoder = Lane(encoder, device, DEVICE_BUCKETS.encode[-1], graphs=True)
-        most = DEVICE_BUCKETS.decode[-1]
-        self._decoder = Lane(decoder, device, most, graphs=True) if decoder is not None else None
-        # As many shapes as there are numbers of points: too many to capture.
-        self._prompted = Lane(prompted, device, most, graphs=False)
+        self._encoder = Lane(networks.encoder, device, DEVICE_BUCKETS.encode[-1], graphs=True)
+        # As many shapes as there are numbers of points, and of words: too many to capture.
+        self._decoders = {
+            kind: Lane(network, device, DEVICE_BUCKETS.decode[-1], graphs=kind is NoneType)
+            for kind, network in (
+                (NoneType, networks.decoder),
+                (base.SparseBatch, networks.prompted),
+                (base.SentenceBatch, networks.sentences),
+            )
+            if network is not None
+        }
 
     @property
     def config(self) -> VisionConfig:
@@ -94,22 +119,19 @@ class DeviceRuntime:
         return base.decode_all(items, self._config, self._decode)
 
     def _decode(
-        self, batch: base.DecodeBatch, sparse: base.SparseBatch | base.SentenceBatch | None
+        self, batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
     ) -> list[base.Decoded]:
-        assert not isinstance(sparse, base.SentenceBatch), "models with an adapter are not opened here"
-        lane = self._decoder if sparse is None else self._prompted
-        assert lane is not None, "without a heatmap head every item has points"
-        arrays: dict[str, Array] = {"vectors": batch.vectors, "sizes": batch.sizes}
-        if sparse is not None:
-            arrays |= {"guided": sparse.guided, "points": sparse.points, "labels": sparse.labels}
+        lane, names = self._decoders[type(prompts)], feature_names(len(self._config.feature_shapes))
+        arrays = _arrays(batch, prompts)
         decoded: list[base.Decoded] = []
         for part, bucket in chunks(len(batch.owners), DEVICE_BUCKETS.decode):
             needed, owners = np.unique(batch.owners[part], return_inverse=True)
             values: dict[str, Rows] = {name: array[part] for name, array in arrays.items()}
             values["owners"] = owners.astype(np.int64)
-            values["embeddings"] = [_resident(batch.embeddings[place]) for place in needed]
-            host = lane.run(bucket, values, partial(_to_host, count=len(owners)))
-            decoded += base.split_outputs(*host)
+            features = [_resident(batch.embeddings[place]) for place in needed]
+            values |= zip(names, zip(*features, strict=True), strict=True)
+            *prior, masks, iou = lane.run(bucket, values, partial(_to_host, count=len(owners)))
+            decoded += base.split_outputs(prior[0] if prior else base.no_priors(masks), masks, iou)
         return decoded
 
     def warm_up(self, buckets: Buckets | None = None) -> None:
@@ -122,24 +144,38 @@ class DeviceRuntime:
 
     def close(self) -> None:
         """Free weights, buffers and graphs."""
-        for lane in (self._encoder, self._decoder, self._prompted):
-            if lane is not None:
-                lane.release()
+        for lane in (self._encoder, *self._decoders.values()):
+            lane.release()
 
 
-def _resident(embedding: base.Embedding) -> Tensor | NDArray[np.float32]:
-    return embedding.tensor if isinstance(embedding, DeviceEmbedding) else embedding.values
+def _arrays(
+    batch: base.DecodeBatch, prompts: base.SparseBatch | base.SentenceBatch | None
+) -> dict[str, Array]:
+    """What a decoder takes of every item."""
+    if isinstance(prompts, base.SentenceBatch):
+        return {"states": prompts.states, "ends": prompts.ends}
+    arrays: dict[str, Array] = {"vectors": batch.vectors, "sizes": batch.sizes}
+    if prompts is not None:
+        arrays |= {"guided": prompts.guided, "points": prompts.points, "labels": prompts.labels}
+    return arrays
+
+
+def _resident(embedding: base.Embedding) -> tuple[Tensor, ...] | tuple[NDArray[np.float32], ...]:
+    return embedding.resident if isinstance(embedding, DeviceEmbedding) else embedding.tensors
 
 
 def _split_embeddings(outputs: Sequence[Tensor], count: int, first: int) -> list[DeviceEmbedding]:
     """Copies of the first `count` embeddings; `first` is the number of the first of them in the call."""
-    [batch] = outputs
-    finite = torch.isfinite(batch[:count]).flatten(1).all(dim=1).tolist()
+    sound = [torch.isfinite(level[:count]).flatten(1).all(dim=1) for level in outputs]
+    finite = torch.stack(sound).all(dim=0).tolist()
     faulty = [str(first + place) for place, good in enumerate(finite) if not good]
     if faulty:
         raise VisionFailed(f"the embedding of item {', '.join(faulty)} holds a value that is not finite")
     # One copy for each: a slice of all would keep all of them.
-    return [DeviceEmbedding(one.clamp(-LARGEST, LARGEST).half()) for one in batch[:count]]
+    return [
+        DeviceEmbedding(tuple(level[place].clamp(-LARGEST, LARGEST).half() for level in outputs))
+        for place in range(count)
+    ]
 
 
 def _to_host(outputs: Sequence[Tensor], count: int) -> tuple[NDArray[np.float32], ...]:

@@ -21,7 +21,7 @@ from engines.vision.golden_inputs import golden_of
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, PROMPTED_DECODER_FILE, exported
 from engines.vision.recipe import ExportRecipe
 from engines.vision.runtimes.cuda_driver import driver_version
-from engines.vision.runtimes.device import DeviceRuntime
+from engines.vision.runtimes.device import DeviceRuntime, Networks
 from engines.vision.runtimes.tensorrt_build import build
 from engines.vision.runtimes.tensorrt_engine import Engine
 from engines.vision.runtimes.torch_cpu import TorchRuntime
@@ -63,7 +63,7 @@ def open_tensorrt(
     )
     assert encoder is not None
     assert prompted is not None
-    runtime = DeviceRuntime(config, device, (encoder, decoder, prompted), _about(identity))
+    runtime = DeviceRuntime(config, device, Networks(encoder, decoder, prompted), _about(identity))
     try:
         verdict = require_faithful(runtime, golden, bounds)
     except BaseException:

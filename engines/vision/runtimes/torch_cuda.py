@@ -12,17 +12,18 @@ from engines.errors import BackendUnavailable
 from engines.vision.lowering import apply
 from engines.vision.model import VisionModel
 from engines.vision.recipe import ExportRecipe
-from engines.vision.runtimes.device import DeviceRuntime
+from engines.vision.runtimes.device import DeviceRuntime, Networks, feature_names
 from engines.vision.runtimes.networks import Launch
 
 RECIPE = ExportRecipe(block_precision="bf16")
+Method = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 class TorchNetwork:
     """A `Network` that is a method of the model; its inputs bear the names of the arguments."""
 
-    def __init__(self, method: Callable[..., Tensor | tuple[Tensor, ...]]) -> None:
-        self._method: Callable[..., Tensor | tuple[Tensor, ...]] | None = method
+    def __init__(self, method: Method) -> None:
+        self._method: Method | None = method
 
     def bind(self, inputs: Mapping[str, Tensor]) -> Launch:
         """See `Network`."""
@@ -52,19 +53,35 @@ def open_torch_cuda(vision_dir: Path, device: torch.device | None = None) -> Dev
             raise BackendUnavailable("torch sees no NVIDIA GPU: pip install '.[gpu]' on a machine with one")
         device = torch.device("cuda", 0)
     model = VisionModel.load(vision_dir)
-    apply(RECIPE, model)
+    lowered = apply(RECIPE, model)
     try:
         model.to(device)
     except torch.OutOfMemoryError as error:
         raise BackendUnavailable(f"{device} has no room for the vision model beside what is there") from error
     torch.backends.cudnn.allow_tf32 = False  # on by default, for convolutions; the decoder is to be float32
-    decoder = TorchNetwork(model.decode) if model.config.heatmap is not None else None
+    levels = len(model.config.feature_shapes)
+    networks = Networks(
+        encoder=TorchNetwork(model.features),
+        decoder=TorchNetwork(model.decode) if model.config.heatmap is not None else None,
+        prompted=TorchNetwork(_flat(model.decode_prompted, levels)),
+        sentences=TorchNetwork(_flat(model.decode_sentences, levels)) if model.config.adapter else None,
+    )
     about: dict[str, str | int] = {
         "runtime": "torch",
         "version": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "encoder_precision": "bf16 blocks, fp32 norms",
+        "encoder_precision": "bf16 blocks, fp32 norms" if lowered else "fp32",
         "decoder_precision": "fp32",
     }
-    networks = (TorchNetwork(model.encode), decoder, TorchNetwork(model.decode_prompted))
     return DeviceRuntime(model.config, device, networks, about)
+
+
+def _flat(method: Method, levels: int) -> Method:
+    """`method` with its finer features, one less than `levels`, as arguments of their own."""
+    _, *names = feature_names(levels)
+
+    def run(**inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        fine = tuple(inputs.pop(name) for name in names)
+        return method(**inputs, fine=fine)
+
+    return run

@@ -1,4 +1,4 @@
-"""Upscaling, thresholding and run-length coding against the plain way in torch."""
+"""Masks from logits against the plain way in torch, and masks by their run-length codes."""
 
 from __future__ import annotations
 
@@ -63,16 +63,6 @@ def _plain_box(pixels: NDArray[np.bool_]) -> list[float]:
     if not rows.size:
         return [0, 0, 0, 0]
     return [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-
-
-def test_upscaled_logits_equal_the_plain_way_and_lie_in_fortran_order() -> None:
-    logits = _logits(256, seed=5, smooth=12)
-
-    upscaled = masks.upscale(logits, (683, 1024), (1200, 1800))
-
-    assert upscaled.flags.f_contiguous
-    expected = _as_published(logits, 1024, (683, 1024), (1200, 1800))
-    np.testing.assert_allclose(upscaled, expected, atol=ROUNDING)
 
 
 def test_the_threshold_is_a_logit() -> None:

@@ -212,16 +212,20 @@ def test_the_default_is_by_what_is_there_and_said_aloud(
     assert f"the vision runtime is {expected}" in caplog.text
 
 
-def test_what_the_gpu_runtimes_do_not_know_yet_runs_on_the_cpu(
+def test_what_tensorrt_does_not_know_yet_runs_in_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("engines.vision.runtimes.usable_gpus", lambda: 1)
-    (tmp_path / CONFIG_FILE).write_text(TINY_SAM2.model_dump_json())
+    monkeypatch.setattr("engines.vision.runtimes.find_spec", lambda name: object())
+    (tmp_path / CONFIG_FILE).write_text(TINY_SAM2.model_dump_json())  # and no weights
     with pytest.raises(BackendUnavailable, match="TensorRT serves neither SAM 2"):
         open_runtime("tensorrt", tmp_path)
-    with caplog.at_level("INFO", "engines.vision.runtimes"), pytest.raises(BundleError):
+    with (
+        caplog.at_level("INFO", "engines.vision.runtimes"),
+        pytest.raises((BundleError, BackendUnavailable)),
+    ):
         open_runtime("auto", tmp_path, cache_dir=tmp_path)
-    assert "on the CPU" in caplog.text
+    assert "torch on a GPU: there is a GPU, and TensorRT serves neither SAM 2" in caplog.text
 
 
 def test_a_torch_without_cuda_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

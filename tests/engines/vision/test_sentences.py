@@ -1,7 +1,8 @@
-"""Masks of sentences: OpenVINO against torch, sentences of several lengths at once, and the faults that are named."""
+"""Masks of sentences: OpenVINO, and torch on a device, against torch; several lengths at once; what is refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 
 from engines.errors import VisionFailed
 from engines.vision.model import VisionModel
-from engines.vision.preprocess import prepare
+from engines.vision.preprocess import Prepared, prepare
 from engines.vision.runtimes.base import DecodeItem, Sentence
 from engines.vision.runtimes.openvino import OpenVinoRuntime
 from engines.vision.runtimes.torch_cpu import TorchRuntime
+from engines.vision.runtimes.torch_cuda import open_torch_cuda
 from engines.vision.visual_prompt import VisualPrompt
 from tests.engines.vision.conftest import randomise
 from tests.stand_ins import TINY_SAM2, VECTOR_DIM
@@ -37,11 +39,16 @@ def runtime(folder: Path) -> TorchRuntime:
 
 
 @pytest.fixture(scope="module")
-def items(runtime: TorchRuntime) -> list[DecodeItem]:
+def images() -> list[Prepared]:
+    random = np.random.default_rng(3)
+    pictures = [random.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 90, 3), (70, 30, 3))]
+    return [prepare(picture, TINY_SAM2.image_size, TINY_SAM2.fit) for picture in pictures]
+
+
+@pytest.fixture(scope="module")
+def items(runtime: TorchRuntime, images: list[Prepared]) -> list[DecodeItem]:
     """Four sentences on two images, and a box on one of them."""
     random = np.random.default_rng(4)
-    pictures = [random.integers(0, 256, shape, dtype=np.uint8) for shape in ((40, 90, 3), (70, 30, 3))]
-    images = [prepare(picture, TINY_SAM2.image_size, TINY_SAM2.fit) for picture in pictures]
     embeddings = runtime.encode(images)
     states = [random.standard_normal((words + 1, VECTOR_DIM)).astype(np.float32) * 3 for words in WORDS]
     made = [
@@ -71,6 +78,29 @@ def test_openvino_gives_the_same(
         np.testing.assert_allclose(made.mask_logits, plain.mask_logits, atol=2e-3 * plain.mask_logits.std())
         assert made.iou == pytest.approx(plain.iou, abs=1e-3)
         assert not made.prior_logits.any()
+
+
+def test_torch_on_a_device_gives_the_same(
+    folder: Path, runtime: TorchRuntime, images: list[Prepared], items: list[DecodeItem]
+) -> None:
+    """Prompts of several lengths in batches that are filled up; embeddings of host and device side by side."""
+    device = open_torch_cuda(folder, torch.device("cpu"))
+    device.warm_up()
+    assert device.info()["encoder_precision"] == "fp32"
+    resident = device.encode(images)
+    for there, here in zip(resident, runtime.encode(images), strict=True):
+        assert there.shapes == here.shapes == TINY_SAM2.feature_shapes
+        assert there.nbytes == here.nbytes // 2, "float16"
+        for level, expected in zip(there.tensors, here.tensors, strict=True):
+            np.testing.assert_allclose(level, expected, atol=1e-3 * np.abs(expected).max())
+    own = [replace(item, embedding=resident[n]) for n, item in enumerate(items[:2])]
+    made = device.decode([*own, *items[2:], *items, *items])
+    for found, plain in zip(made, [*runtime.decode(items)] * 3, strict=True):
+        spread = plain.mask_logits.std()
+        assert np.abs(found.mask_logits - plain.mask_logits).mean() < 0.01 * spread
+        assert found.iou == pytest.approx(plain.iou, abs=1e-2)
+        assert not found.prior_logits.any()
+    device.close()
 
 
 def test_faults_are_named(runtime: TorchRuntime, items: list[DecodeItem]) -> None:

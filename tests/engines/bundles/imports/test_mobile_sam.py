@@ -24,7 +24,7 @@ from engines.bundles.imports.sam import read_sam
 from engines.bundles.imports.vision_part import write_vision
 from engines.evaluation.datasets.annotated import AnnotatedPicture
 from engines.evaluation.datasets.cocoa import Cocoa
-from engines.vision.masks import decode, finish, upscale
+from engines.vision.masks import decode, finish
 from engines.vision.preprocess import Prepared, prepare
 from engines.vision.runtimes import default_cache_dir, open_runtime
 from engines.vision.runtimes.base import DecodeItem, VisionRuntime
@@ -142,7 +142,8 @@ def theirs(model: Any, photo: Prepared, scene: AnnotatedPicture) -> list[float]:
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        scores.append(iou(upscale(logits[0, 0].numpy(), photo.size, photo.original) > 0, each.modal))
+        mask = finish(logits[0, 0].numpy(), photo.size, photo.original)
+        scores.append(iou(decode(mask.rle), each.modal))
     return scores
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,21 @@ from torch import Tensor
 
 from engines.errors import BackendUnavailable, VisionFailed
 from engines.vision.buckets import DECODER_PROFILES, DEVICE_BUCKETS, ENCODER_PROFILES, chunks, profile_of
+from engines.vision.config import VisionConfig
 from engines.vision.golden import judge
 from engines.vision.golden_inputs import golden_of
+from engines.vision.lowering import apply
+from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared, prepare
 from engines.vision.runtimes import DecodeItem, Embedding, VisionRuntime, open_runtime, torch_cuda
 from engines.vision.runtimes.device import DeviceEmbedding, DeviceRuntime
 from engines.vision.runtimes.networks import KEPT, Lane, Launch
 from engines.vision.runtimes.torch_cpu import TorchRuntime
-from engines.vision.runtimes.torch_cuda import open_torch_cuda
+from engines.vision.runtimes.torch_cuda import RECIPE, open_torch_cuda
 from engines.vision.visual_prompt import SparsePrompt
+from tests.stand_ins import TINY_SAM2, TINY_VISION, VECTOR_DIM
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +164,33 @@ def test_it_is_opened_warm(vision_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     opened = open_runtime("torch", vision_dir)
     opened.close()
     assert warmed == [opened]
+
+
+@pytest.mark.parametrize("config", [TINY_VISION, TINY_SAM2], ids=["sam", "sam2"])
+def test_no_network_makes_or_reads_anything_on_the_host(
+    config: VisionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor of the host among the device's would fail there, and a value that is read would break a graph.
+
+    Tensors on ``meta``, which hold nothing, fail of both, too; autocast, which is only ever turned off, knows no meta.
+    """
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())
+    model = VisionModel(config)
+    apply(RECIPE, model)
+    model.to(META)
+    side, vector = config.image_size, torch.zeros(2, VECTOR_DIM, device=META)
+    sizes, owners = (torch.zeros(shape, dtype=torch.int64, device=META) for shape in ((2, 2), (2,)))
+    with torch.inference_mode():
+        features = model.features(torch.zeros(2, side, side, 3, dtype=torch.uint8, device=META), sizes)
+        embeddings, *levels = features
+        fine, labels, points = tuple(levels), sizes, torch.zeros(2, 2, 2, device=META)
+        outputs = [*features]
+        outputs += model.decode_prompted(embeddings, vector, sizes, owners, owners > 0, points, labels, fine)
+        if config.heatmap is not None:
+            outputs += model.decode(embeddings, vector, sizes, owners)
+        if config.adapter is not None:
+            outputs += model.decode_sentences(embeddings, vector[:, None], vector, owners, fine)
+    assert all(output.device == META for output in outputs)
 
 
 class Doubling:
