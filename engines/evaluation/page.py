@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from engines.evaluation.examples import Example, draw
 from engines.evaluation.html import document, table
 from engines.evaluation.plots import histogram, reliability, scatter
-from engines.evaluation.published import Table, tables_for
+from engines.evaluation.published import TABLES, Row, Table, tables_for
 from engines.evaluation.questions import DataSet
 from engines.evaluation.report import Report
 from engines.evaluation.runner import Ran
 
 
-def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title: str, url: str) -> None:
+def write_page(
+    path: Path,
+    report: Report,
+    ran: Ran,
+    dataset: DataSet,
+    *,
+    title: str,
+    url: str,
+    published: Sequence[Table] = TABLES,
+) -> None:
     """Write the report of a run. `title` begins with the data set's layout."""
     examples = draw(ran, dataset)
     parts = [
@@ -24,7 +34,7 @@ def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title:
         _instances(report),
         _shares(report),
         _decisions(report),
-        *[_published(table) for table in tables_for(title.split()[0])],
+        *[_published(table) for table in tables_for(title.split()[0], published)],
         _plots(report, ran),
         *[_gallery(name, chosen) for name, chosen in examples.items() if chosen],
         _faults(report),
@@ -97,9 +107,19 @@ def _published(published: Table) -> str:
     if not published.rows:
         note = "Published rows are not shown: they could not be checked at their source"
         return f"{head}<p class='note'>{note} ({escape(published.source)}).</p>"
-    rows = [[row.system, *[f"{each:.1f}" for each in row.figures]] for row in published.rows]
-    source = f"<p class='note'>Published, read in {escape(published.source)}.</p>"
-    return head + table(["%", *published.columns], rows) + source
+    rows = [[_system(row), *[f"{each:.1f}" for each in row.figures]] for row in published.rows]
+    notes = [
+        f"Rows marked [{one.file}] are from that file, which names: {one.source}."
+        for one in published.brought
+    ]
+    if not all(row.file for row in published.rows):
+        notes.insert(0, f"Published, read in {published.source}.")
+    told = "".join(f"<p class='note'>{escape(note)}</p>" for note in notes)
+    return head + table(["%", *published.columns], rows) + told
+
+
+def _system(row: Row) -> str:
+    return f"{row.system} [{row.file}]" if row.file else row.system
 
 
 def _plots(report: Report, ran: Ran) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +15,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from engines.errors import BackendUnavailable, InvalidInput
+from engines.evaluation.brought import with_brought
 from engines.evaluation.datasets import Layout, open_dataset
 from engines.evaluation.datasets.demo import DemoSet
 from engines.evaluation.outcomes import Answer, QueryFailed, Segment
 from engines.evaluation.page import write_page
+from engines.evaluation.published import Table
 from engines.evaluation.questions import DataSet, Question
 from engines.evaluation.report import Report, as_table, summarise
 from engines.evaluation.results import Results, Run
@@ -73,6 +76,10 @@ def evaluate(
         Path | None, typer.Option(help="Keep one JSON line a query here, and go on with what is there.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.html and report.json here.")] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(help="A TOML file of published rows for the report's tables; may be given again."),
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first thing that cannot be used.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -84,6 +91,7 @@ def evaluate(
     run = Run(dataset=f"demo:{seed}:{queries_per_scene}" if dataset == "demo" else dataset, split=split)
     run = run.model_copy(update={"mask_type": mask_type, "url": url.rstrip("/"), "heatmaps": heatmaps})
     try:
+        tables = _tables(published or [], report)
         questions = (
             DemoSet(seed, scenes, queries_per_scene)
             if dataset == "demo"
@@ -109,7 +117,7 @@ def evaluate(
         url=url,
     )
     if report is not None:
-        _write_report(report, summary, ran, questions)
+        _write_report(report, summary, ran, questions, tables)
     typer.echo(summary.model_dump_json(indent=2) if as_json else as_table(summary))
     if summary.failed:
         raise typer.Exit(1)
@@ -121,11 +129,20 @@ def _open(layout: Layout, data: Path | None, split: str | None, fields: Path | N
     return open_dataset(layout, data, split, fields)
 
 
-def _write_report(folder: Path, summary: EvaluationReport, ran: Ran, questions: DataSet) -> None:
+def _tables(published: Sequence[Path], report: Path | None) -> tuple[Table, ...]:
+    if published and report is None:
+        raise InvalidInput("--published adds to the tables of --report, which is not asked for")
+    return with_brought(published)
+
+
+def _write_report(
+    folder: Path, summary: EvaluationReport, ran: Ran, questions: DataSet, tables: Sequence[Table]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(summary.model_dump_json(indent=2) + "\n", "utf-8")
     title = f"{summary.dataset} {summary.split or ''}".strip()
-    write_page(folder / "report.html", summary, ran, questions, title=title, url=summary.url)
+    page = folder / "report.html"
+    write_page(page, summary, ran, questions, title=title, url=summary.url, published=tables)
 
 
 async def ask_all(

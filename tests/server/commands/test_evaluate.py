@@ -135,6 +135,8 @@ def test_failed_queries_end_in_exit_code_1_with_their_figures(monkeypatch: pytes
     [
         (["--seed", "5"], 2, "are for training"),
         (["--concurrency", "0"], 2, "concurrency must be at least 1"),
+        (["--published", "rows.toml"], 2, "which is not asked for"),
+        (["--published", "rows.toml", "--report", "."], 2, "rows.toml: [Errno 2]"),
         (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
     ],
 )
@@ -162,8 +164,16 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
     assert report["confusion"]["amodal"] == {"modal": 0, "amodal": 1, "none": 0}
     assert json.loads((tmp_path / "report/report.json").read_text()) == report
     assert "<!doctype html>" in (tmp_path / "report/report.html").read_text()
+    rows = tmp_path / "rows.toml"
+    rows.write_text(
+        '[[table]]\ntitle = "Ours"\nsource = "us"\nlayouts = ["r2sm"]\ncolumns = ["AP"]\n'
+        'rows = [{ system = "last month", figures = [20] }]\n'
+    )
     answering(500, monkeypatch)
-    assert json.loads(CliRunner().invoke(app, arguments).stdout) == report  # nothing is asked a second time
+    assert (
+        json.loads(CliRunner().invoke(app, [*arguments, "--published", str(rows)]).stdout) == report
+    )  # nothing is asked a second time
+    assert "last month [rows.toml]" in (tmp_path / "report/report.html").read_text()
     strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
     assert strict.exit_code == 2
     assert "no words" in strict.stderr
