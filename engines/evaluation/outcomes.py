@@ -28,11 +28,15 @@ NO_INSTANCES = Query((), (), ())
 
 
 class QueryFailed(EngineError):
-    """The server gave no answer to a query; the message says why. `again` tells whether to ask once more."""
+    """The server gave no answer to a query; the message says why.
 
-    def __init__(self, message: str, *, again: bool = False) -> None:
+    `again` tells whether to ask once more, `wait` how many seconds the server wants to be left alone before that.
+    """
+
+    def __init__(self, message: str, *, again: bool = False, wait: float = 0.0) -> None:
         super().__init__(message)
         self.again = again
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True)

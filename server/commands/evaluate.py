@@ -29,6 +29,7 @@ from engines.evaluation.runner import evaluate as run_evaluation
 from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 from server.client import SegmentClient, SegmentFailed
+from server.retries import NEVER
 from server.schemas import HeatmapInfo, SegmentResponse
 
 TypeAsked = Literal["auto", "both", "modal", "amodal", "given"]
@@ -99,7 +100,7 @@ def evaluate(
         )
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         kept = Results(results, run, strict=strict) if results else None
-        client = SegmentClient(url, key=key)
+        client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
         ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
@@ -185,7 +186,8 @@ def asking(client: SegmentClient, mask_type: TypeAsked, heatmaps: bool = False) 
         try:
             response = await client.segment(question.image, question.prompt, mask_type=asked, include=include)
         except SegmentFailed as error:
-            raise QueryFailed(str(error), again=error.status in WORTH_ASKING_AGAIN) from error
+            again = error.status in WORTH_ASKING_AGAIN
+            raise QueryFailed(str(error), again=again, wait=error.retry_after or 0.0) from error
         except ValueError as error:  # a query that the server would not take, such as one too long
             raise QueryFailed(f"the query cannot be asked: {_first_fault(error)}") from error
         return to_answer(response)
