@@ -33,6 +33,7 @@ def write_page(
         _masks(report),
         _instances(report),
         _shares(report),
+        _forms(report),
         _decisions(report),
         *[_published(table) for table in tables_for(title.split()[0], published)],
         _plots(report, ran),
@@ -80,6 +81,8 @@ def _shares(report: Report) -> str:
     named = {
         "decision accuracy": ("decision_accuracy", report.decision_accuracy),
         "no-target accuracy": ("no_object_accuracy", report.no_object_accuracy),
+        "answered where there is a target": ("object_accuracy", report.object_accuracy),
+        "reasoning names every target": ("reasoning_accuracy", report.reasoning_accuracy),
         "box IoU of 0.5 or more": ("box_accuracy", report.box_accuracy),
         "instance IoU": ("instance_iou", report.instance_iou),
         "boundary IoU": ("boundary_iou", report.boundary_iou),
@@ -90,6 +93,20 @@ def _shares(report: Report) -> str:
     times = [("p50", latency.p50), ("p90", latency.p90), ("p99", latency.p99)]
     rows += [[f"latency {name}, ms", "–" if value is None else f"{value:.0f}"] for name, value in times]
     return "<h2>Figures</h2>" + table(["", "% unless it says ms"], rows)
+
+
+def _forms(report: Report) -> str:
+    rows = [
+        [
+            row.form,
+            str(row.queries),
+            *map(_percent, (row.decision_accuracy, row.giou, row.reasoning_accuracy)),
+        ]
+        for row in report.forms
+    ]
+    return "<h2>Queries by form</h2>" + table(
+        ["form", "queries", "decision, %", "gIoU, %", "reasoning, %"], rows
+    )
 
 
 def _decisions(report: Report) -> str:

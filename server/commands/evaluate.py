@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,16 +100,17 @@ def evaluate(
             else _open(dataset, data, split, fields)
         )
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
-        kept = Results(results, run, strict=strict) if results else None
         client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
-        ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
+        with closing(Results(results, run, strict=strict)) if results else nullcontext() as kept:
+            ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
     except (SegmentFailed, BackendUnavailable) as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
+    forced = mask_type in ("modal", "amodal", "given")
     summary = EvaluationReport(
-        **dict(summarise(ran.outcomes, ran.faults, forced=mask_type in ("modal", "amodal", "given"))),
+        **dict(summarise(ran.outcomes, ran.faults, forced=forced, both=mask_type == "both")),
         dataset=dataset,
         seed=seed if dataset == "demo" else None,
         limit=scenes if dataset == "demo" else limit,
@@ -141,7 +143,7 @@ def _write_report(
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(summary.model_dump_json(indent=2) + "\n", "utf-8")
-    title = f"{summary.dataset} {summary.split or ''}".strip()
+    title = " ".join(filter(None, (summary.dataset, summary.split, f"(mask type: {summary.mask_type})")))
     page = folder / "report.html"
     write_page(page, summary, ran, questions, title=title, url=summary.url, published=tables)
 
@@ -190,7 +192,7 @@ def asking(client: SegmentClient, mask_type: TypeAsked, heatmaps: bool = False) 
             raise QueryFailed(str(error), again=again, wait=error.retry_after or 0.0) from error
         except ValueError as error:  # a query that the server would not take, such as one too long
             raise QueryFailed(f"the query cannot be asked: {_first_fault(error)}") from error
-        return to_answer(response)
+        return await asyncio.to_thread(to_answer, response) if response.heatmap else to_answer(response)
 
     return segment
 
