@@ -1,7 +1,8 @@
 """``python -m loadtests.saturation``: whether `r2sm evaluate` asks a running server as fast as the load tester does.
 
-Both send the same requests, in turns: the evaluation as its command does, scoring what comes back, and the load
-tester's own REST requests from as many users, who ask again as soon as they are answered. Every picture is a new file
+All send the same requests, in turns: the evaluation as its command does, drawing scenes and scoring what comes back;
+the evaluation with scenes that are drawn already; and the load tester's own REST requests from as many users, who ask
+again as soon as they are answered. Every picture is a new file
 to the server each time. The server should have nothing else to do.
 """
 
@@ -14,7 +15,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ import httpx
 
 from engines.errors import InvalidInput
 from engines.evaluation.datasets.demo import DemoSet
-from engines.evaluation.questions import Question, Reading
+from engines.evaluation.questions import DataSet, Question, Reading
 from engines.evaluation.runner import Plan
 from loadtests.bench.figures import Figure, Pair, as_line
 from loadtests.load.asking import FAULTS, Asked, Rest, Seen
@@ -34,9 +35,14 @@ from server.retries import NEVER
 
 FIRST_SCENE = 80_000_000
 ANSWER_SECONDS = 120.0
-FIGURE = Figure(
-    "requests a second of r2sm evaluate, over the load tester's with as many users", "1/s", ">=", 0.95
-)
+FIGURES = {
+    "evaluate_throughput": Figure(
+        "requests a second of r2sm evaluate, over the load tester's with as many users", "1/s", ">=", 0.95
+    ),
+    "evaluate_drawn": Figure("the same, the scenes drawn beforehand", "1/s", ">=", 0.95),
+}
+Rates = dict[str, float]
+"""Requests a second by figure, and those of the load tester as ``load``."""
 OPTIONS = {"mask_type": "auto", "include": ["reasoning"]}
 """What the evaluation asks for, unless told otherwise."""
 
@@ -62,7 +68,22 @@ class NewFiles:
         return [question for picture in self.pictures() for question in self.read(picture).questions]
 
 
-async def evaluated(url: str, key: str | None, questions: NewFiles, users: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Questions that are at hand, one a picture."""
+
+    questions: Sequence[Question]
+
+    def pictures(self) -> list[str]:
+        """Their places."""
+        return [str(place) for place in range(len(self.questions))]
+
+    def read(self, picture: str) -> Reading:
+        """The question in that place."""
+        return Reading((self.questions[int(picture)],))
+
+
+async def evaluated(url: str, key: str | None, questions: DataSet, users: int) -> float:
     """Requests a second of the evaluation, from reading the first picture to having scored the last answer.
 
     Raises:
@@ -120,27 +141,35 @@ class Rounds:
     users: int
     requests: int
 
-    async def run(self, count: int) -> list[Pair]:
-        """One pair a round: the evaluation's requests a second and the load tester's, after a round that warms up."""
+    async def run(self, count: int) -> list[Rates]:
+        """The rates of each round, after one that warms up."""
         await self._round(0, self.users)
-        pairs = []
+        found = []
         for number in range(1, count + 1):
             print(f"round {number} of {count}", file=sys.stderr, flush=True)
-            pairs.append(await self._round(number, self.requests))
-        return pairs
+            found.append(await self._round(number, self.requests))
+        return found
 
-    async def _round(self, number: int, requests: int) -> Pair:
+    async def _round(self, number: int, requests: int) -> Rates:
         scenes = DemoSet(FIRST_SCENE + number * 100_000, requests)
-        ours, theirs = (NewFiles(scenes, f"{os.getpid()}.{number}.{side}") for side in ("evaluate", "load"))
-        drawn = await asyncio.to_thread(theirs.all)
-        if number % 2:
-            first = await evaluated(self.url, self.key, ours, self.users)
-            return Pair(first, await self._loaded(drawn))
-        against = await self._loaded(drawn)
-        return Pair(await evaluated(self.url, self.key, ours, self.users), against)
+        new, drawn, sent = (NewFiles(scenes, f"{os.getpid()}.{number}.{side}") for side in range(3))
+        ready, asked = Drawn(await asyncio.to_thread(drawn.all)), await asyncio.to_thread(sent.all)
+        turns: dict[str, Callable[[], Awaitable[float]]] = {
+            "evaluate_throughput": lambda: evaluated(self.url, self.key, new, self.users),
+            "evaluate_drawn": lambda: evaluated(self.url, self.key, ready, self.users),
+            "load": lambda: asyncio.to_thread(loaded, self.url, self.key, asked, self.users),
+        }
+        names = list(turns)
+        place = number % len(names)
+        return {name: await turns[name]() for name in names[place:] + names[:place]}
 
-    async def _loaded(self, drawn: Sequence[Question]) -> float:
-        return await asyncio.to_thread(loaded, self.url, self.key, drawn, self.users)
+
+def as_lines(found: Sequence[Rates]) -> list[dict[str, object]]:
+    """A line a figure."""
+    return [
+        as_line(name, [Pair(rates[name], rates["load"]) for rates in found], figure)
+        for name, figure in FIGURES.items()
+    ]
 
 
 def main() -> None:
@@ -149,18 +178,19 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server; R2SM_API_KEY has its key")
     parser.add_argument("--users", type=int, default=8, help="requests at once, of both")
     parser.add_argument("--requests", type=int, default=96, help="requests of each in a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     given = parser.parse_args()
     if min(given.users, given.requests, given.rounds) < 1:
         parser.error("counts must be at least 1")
     rounds = Rounds(given.url, os.environ.get("R2SM_API_KEY"), given.users, given.requests)
     try:
-        pairs = asyncio.run(rounds.run(given.rounds))
+        found = asyncio.run(rounds.run(given.rounds))
     except (SegmentFailed, InvalidInput) as error:
         sys.exit(f"bench: {error}")
     machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
     print(json.dumps({**machine, "requests": given.requests, "users": given.users}))
-    print(json.dumps(as_line("evaluate_throughput", pairs, FIGURE)))
+    for line in as_lines(found):
+        print(json.dumps(line))
 
 
 if __name__ == "__main__":
