@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.vision import masks
 from server.events import ErrorEvent, WireEvent
-from server.retries import NEVER, Retries
+from server.retries import NEVER, Retries, seconds_of
 from server.schemas import (
     BatchBody,
     BatchResponse,
@@ -41,8 +41,11 @@ AnyImage = bytes | ImageSource
 class SegmentFailed(Exception):
     """The server did not answer with masks. `status` is 0 when it did not answer at all.
 
-    `problem` is its problem document, if it sent one.
+    `problem` is its problem document, if it sent one; `retry_after` are the seconds to wait before trying again, if it
+    said so.
     """
+
+    retry_after: float | None = None
 
     def __init__(self, message: str, status: int = 0, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -191,7 +194,9 @@ class SegmentClient:
                 tried += 1
                 wait = retries.wait(tried, response.status_code, response.headers.get("retry-after"))
                 if wait is None:
-                    raise _refused(response)
+                    refused = _refused(response)
+                    refused.retry_after = seconds_of(response.headers.get("retry-after"))
+                    raise refused
                 await asyncio.sleep(wait)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__

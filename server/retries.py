@@ -17,13 +17,19 @@ class Retries:
 
     def wait(self, tried: int, status: int, retry_after: str | None) -> float | None:
         """Seconds until the next try after `tried` of them; None: there is none."""
-        if tried > self.times or status not in RETRIED or retry_after is None:
+        if tried > self.times or status not in RETRIED:
             return None
-        try:
-            seconds = float(retry_after)
-        except ValueError:  # a date: no server of ours sends one
-            return None
-        return seconds if math.isfinite(seconds) and 0 <= seconds <= self.longest else None
+        seconds = seconds_of(retry_after)
+        return seconds if seconds is not None and seconds <= self.longest else None
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """What a ``Retry-After`` asks for; None if there is none, or a date: no server of ours sends one."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
 NEVER = Retries(times=0)

@@ -28,11 +28,15 @@ NO_INSTANCES = Query((), (), ())
 
 
 class QueryFailed(EngineError):
-    """The server gave no answer to a query; the message says why. `again` tells whether to ask once more."""
+    """The server gave no answer to a query; the message says why.
 
-    def __init__(self, message: str, *, again: bool = False) -> None:
+    `again` tells whether to ask once more, `wait` how many seconds the server wants to be left alone before that.
+    """
+
+    def __init__(self, message: str, *, again: bool = False, wait: float = 0.0) -> None:
         super().__init__(message)
         self.again = again
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,9 @@ class Outcome:
     A failed query counts as a wrong one everywhere: no decision, no overlap, nothing named. `source` says who decided,
     None where nobody did. `named` is None where the truth has no names. `instance_iou` is
     the mean over the targets; None without targets. `box_iou` is that of a single target's box with the box of
-    all masks together. `boundary` compares the outlines, None without targets. `hidden_iou` compares what is
-    hidden: None where the truth or the answer does not tell. `latency_ms` is None for a failed query.
+    all masks together. `boundary` compares the outlines, None without targets. `occluded` tells whether the targets
+    have something hidden, `hidden_iou` compares it: None where the truth or the answer does not tell. `latency_ms` is
+    None for a failed query.
     """
 
     label: str
@@ -88,6 +93,7 @@ class Outcome:
     instances: Query = NO_INSTANCES
     boundary: Overlap | None = None
     box_iou: float | None = None
+    occluded: bool = False
     hidden_iou: float | None = None
     heatmap_iou: float | None = None
 
@@ -106,7 +112,7 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
     """Compare an answer with the truth; masks of the type that the prompt asks for count, if there are any.
 
     Raises:
-        QueryFailed: a mask is not of the picture's size.
+        QueryFailed: a mask is not of the picture's size, or there are not as many scores as masks.
     """
     chosen = question.mask_type if answer.masks.get(question.mask_type) else answer.mask_type
     codes = answer.masks.get(chosen, [])
@@ -114,6 +120,8 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
     truths = [_counted(truth, question) for truth in question.truths]
     fused, truth = fuse(masks, question.shape), fuse(truths, question.shape)
     scores = answer.scores.get(chosen) or [1.0] * len(masks)
+    if len(scores) != len(masks):
+        raise QueryFailed(f"there are {len(scores)} scores for {len(masks)} masks")
     return Outcome(
         label=question.label,
         prompt=question.prompt,
@@ -136,6 +144,7 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         ),
         boundary=boundary_overlap(fused, truth) if truths else None,
         box_iou=_box_iou(question, fused, truth),
+        occluded=_occluded(question),
         hidden_iou=_hidden_iou(question, answer),
         heatmap_iou=_heatmap_iou(question, answer, truth),
     )
@@ -168,6 +177,7 @@ def failure(question: Question, error: str) -> Outcome:
         instances=Query(_encode(truths), (), ()),
         boundary=boundary_overlap(nothing, fused) if truths else None,
         box_iou=0.0 if len(truths) == 1 else None,
+        occluded=_occluded(question),
     )
 
 
@@ -195,12 +205,14 @@ def _box_iou(question: Question, fused: Mask, truth: Mask) -> float | None:
     return box_iou(box_of(fused), question.box or box_of(truth))
 
 
+def _occluded(question: Question) -> bool:
+    return question.hidden is not None and bool(question.hidden.any())
+
+
 def _hidden_iou(question: Question, answer: Answer) -> float | None:
     """The overlap of what is hidden: amodal minus modal of each object, where the answer has both."""
     modal, amodal = answer.masks.get("modal", []), answer.masks.get("amodal", [])
-    if question.hidden is None or not question.hidden.any():
-        return None
-    if not answer.masks or len(modal) != len(amodal):
+    if question.hidden is None or not _occluded(question) or not modal or len(modal) != len(amodal):
         return None
     pairs = zip(_decode(amodal, question), _decode(modal, question), strict=True)
     found = fuse([whole & ~seen for whole, seen in pairs], question.shape)

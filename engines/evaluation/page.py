@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from engines.evaluation.examples import Example, draw
 from engines.evaluation.html import document, table
 from engines.evaluation.plots import histogram, reliability, scatter
-from engines.evaluation.published import Table, tables_for
+from engines.evaluation.published import TABLES, Row, Table, tables_for
 from engines.evaluation.questions import DataSet
 from engines.evaluation.report import Report
 from engines.evaluation.runner import Ran
 
 
-def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title: str, url: str) -> None:
+def write_page(
+    path: Path,
+    report: Report,
+    ran: Ran,
+    dataset: DataSet,
+    *,
+    title: str,
+    url: str,
+    published: Sequence[Table] = TABLES,
+) -> None:
     """Write the report of a run. `title` begins with the data set's layout."""
     examples = draw(ran, dataset)
     parts = [
@@ -23,8 +33,9 @@ def write_page(path: Path, report: Report, ran: Ran, dataset: DataSet, *, title:
         _masks(report),
         _instances(report),
         _shares(report),
+        _forms(report),
         _decisions(report),
-        *[_published(table) for table in tables_for(title.split()[0])],
+        *[_published(table) for table in tables_for(title.split()[0], published)],
         _plots(report, ran),
         *[_gallery(name, chosen) for name, chosen in examples.items() if chosen],
         _faults(report),
@@ -70,6 +81,8 @@ def _shares(report: Report) -> str:
     named = {
         "decision accuracy": ("decision_accuracy", report.decision_accuracy),
         "no-target accuracy": ("no_object_accuracy", report.no_object_accuracy),
+        "answered where there is a target": ("object_accuracy", report.object_accuracy),
+        "reasoning names every target": ("reasoning_accuracy", report.reasoning_accuracy),
         "box IoU of 0.5 or more": ("box_accuracy", report.box_accuracy),
         "instance IoU": ("instance_iou", report.instance_iou),
         "boundary IoU": ("boundary_iou", report.boundary_iou),
@@ -80,6 +93,20 @@ def _shares(report: Report) -> str:
     times = [("p50", latency.p50), ("p90", latency.p90), ("p99", latency.p99)]
     rows += [[f"latency {name}, ms", "–" if value is None else f"{value:.0f}"] for name, value in times]
     return "<h2>Figures</h2>" + table(["", "% unless it says ms"], rows)
+
+
+def _forms(report: Report) -> str:
+    rows = [
+        [
+            row.form,
+            str(row.queries),
+            *map(_percent, (row.decision_accuracy, row.giou, row.reasoning_accuracy)),
+        ]
+        for row in report.forms
+    ]
+    return "<h2>Queries by form</h2>" + table(
+        ["form", "queries", "decision, %", "gIoU, %", "reasoning, %"], rows
+    )
 
 
 def _decisions(report: Report) -> str:
@@ -97,9 +124,19 @@ def _published(published: Table) -> str:
     if not published.rows:
         note = "Published rows are not shown: they could not be checked at their source"
         return f"{head}<p class='note'>{note} ({escape(published.source)}).</p>"
-    rows = [[row.system, *[f"{each:.1f}" for each in row.figures]] for row in published.rows]
-    source = f"<p class='note'>Published, read in {escape(published.source)}.</p>"
-    return head + table(["%", *published.columns], rows) + source
+    rows = [[_system(row), *[f"{each:.1f}" for each in row.figures]] for row in published.rows]
+    notes = [
+        f"Rows marked [{one.file}] are from that file, which names: {one.source}."
+        for one in published.brought
+    ]
+    if not all(row.file for row in published.rows):
+        notes.insert(0, f"Published, read in {published.source}.")
+    told = "".join(f"<p class='note'>{escape(note)}</p>" for note in notes)
+    return head + table(["%", *published.columns], rows) + told
+
+
+def _system(row: Row) -> str:
+    return f"{row.system} [{row.file}]" if row.file else row.system
 
 
 def _plots(report: Report, ran: Ran) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 REFCOCO_COLUMNS = (
@@ -18,21 +19,34 @@ REFCOCO_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One system's figures, in percent, in the order of its table's columns."""
+    """One system's figures, in percent, in the order of its table's columns; `file` is the one that brought them."""
 
     system: str
     figures: tuple[float, ...]
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """A file that brought rows, and where it says they were read."""
+
+    file: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Published rows for the layouts named, with where they were read; no rows: they could not be read."""
+    """Published rows for the layouts named, with where they were read; no rows: they could not be read.
+
+    `source` is that of the rows known here, `brought` that of others.
+    """
 
     title: str
     layouts: tuple[str, ...]
     source: str
     columns: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
+    brought: tuple[Brought, ...] = ()
 
 
 TABLES = (
@@ -75,6 +89,6 @@ TABLES = (
 )
 
 
-def tables_for(layout: str) -> tuple[Table, ...]:
+def tables_for(layout: str, tables: Sequence[Table] = TABLES) -> tuple[Table, ...]:
     """The published tables that a data set's figures can stand beside."""
-    return tuple(table for table in TABLES if layout in table.layouts)
+    return tuple(table for table in tables if layout in table.layouts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pydantic import BaseModel, ConfigDict
 
@@ -99,7 +99,8 @@ class Report(_Figures):
     instances: AP and AR, from the masks' predicted IoUs.
     box_accuracy: share of the queries with one object whose box has an IoU of 0.5 or more.
     boundary_iou: mean over the queries with an object of the IoU of the outlines.
-    hidden_iou: mean over the queries about something hidden that were answered with both masks.
+    hidden_iou: mean over the queries about something partly hidden, where both masks were asked for; an answer without
+        masks counts as 0. Otherwise over those that were answered with both.
     confusion: how often each type was wanted, and which was decided: ``confusion[wanted][decided]``.
     ece, reliability: how far the decision's probability can be trusted.
     heatmap: null unless heatmaps were asked for.
@@ -133,8 +134,16 @@ class Report(_Figures):
     fault_examples: list[str]
 
 
-def summarise(outcomes: Sequence[Outcome], faults: Sequence[Fault] = (), *, forced: bool = False) -> Report:
-    """Sum outcomes up. With `forced`, requests named the mask type: there is no decision to judge."""
+def summarise(
+    outcomes: Sequence[Outcome], faults: Sequence[Fault] = (), *, forced: bool = False, both: bool = False
+) -> Report:
+    """Sum outcomes up.
+
+    With `forced`, requests named the mask type: there is no decision to judge. With `both`, they asked for both
+    masks: an answer without them does not show what is hidden and has that wrong.
+    """
+    if both:
+        outcomes = [_hidden_judged(each) for each in outcomes]
     judged = [] if forced else _judged(outcomes)
     decisions = [Decision(each.wanted, each.decided, each.confidence) for each in judged]
     calibration = metrics.calibration(decisions)
@@ -295,6 +304,11 @@ def _stages(outcomes: Sequence[Outcome]) -> dict[str, float]:
         for stage, milliseconds in outcome.timings_ms.items():
             times.setdefault(stage, []).append(milliseconds)
     return {stage: middle for stage, each in times.items() if (middle := percentile(each, 0.5)) is not None}
+
+
+def _hidden_judged(outcome: Outcome) -> Outcome:
+    missed = outcome.occluded and outcome.hidden_iou is None
+    return replace(outcome, hidden_iou=0.0) if missed else outcome
 
 
 def _share(flags: Iterable[bool]) -> float | None:

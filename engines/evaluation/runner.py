@@ -152,7 +152,10 @@ class _Running:
 
 
 async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Record:
-    """Ask one question, again with growing pauses where that may help; a failure is a record too."""
+    """Ask one question, again with growing pauses where that may help; a failure is a record too.
+
+    The latency is that of the attempt that was answered: pauses do not count.
+    """
     for attempt in range(retries + 1):
         started = time.perf_counter()
         try:
@@ -160,7 +163,8 @@ async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Rec
         except QueryFailed as error:
             if not error.again or attempt == retries:
                 return Record.of(question, None, None, str(error))
-            await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1))
+            pause = FIRST_WAIT * 2**attempt * random.uniform(0.5, 1)
+            await asyncio.sleep(min(LONGEST_WAIT, max(error.wait, pause)))
         else:
             return Record.of(question, answer, (time.perf_counter() - started) * 1000, None)
     raise AssertionError("the last attempt returns")

@@ -74,9 +74,9 @@ Pairs = dict[str, list[Pair]]
 """By figure, one for each round."""
 
 
-def as_line(name: str, pairs: Sequence[Pair]) -> dict[str, object]:
-    """A figure as its JSON line: medians over the rounds, the spread from the least to the most."""
-    figure, ratios = FIGURES[name], [pair.ratio for pair in pairs]
+def as_line(name: str, pairs: Sequence[Pair], figure: Figure | None = None) -> dict[str, object]:
+    """A figure, one of `FIGURES` unless given, as its JSON line: medians over the rounds, the spread of the ratios."""
+    figure, ratios = figure or FIGURES[name], [pair.ratio for pair in pairs]
     values = [pair.value for pair in pairs]
     judged = median(values) if figure.absolute else median(ratios)
     return {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +16,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from engines.errors import BackendUnavailable, InvalidInput
+from engines.evaluation.brought import with_brought
 from engines.evaluation.datasets import Layout, open_dataset
 from engines.evaluation.datasets.demo import DemoSet
 from engines.evaluation.outcomes import Answer, QueryFailed, Segment
 from engines.evaluation.page import write_page
+from engines.evaluation.published import Table
 from engines.evaluation.questions import DataSet, Question
 from engines.evaluation.report import Report, as_table, summarise
 from engines.evaluation.results import Results, Run
@@ -26,6 +30,7 @@ from engines.evaluation.runner import evaluate as run_evaluation
 from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 from server.client import SegmentClient, SegmentFailed
+from server.retries import NEVER
 from server.schemas import HeatmapInfo, SegmentResponse
 
 TypeAsked = Literal["auto", "both", "modal", "amodal", "given"]
@@ -73,6 +78,10 @@ def evaluate(
         Path | None, typer.Option(help="Keep one JSON line a query here, and go on with what is there.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.html and report.json here.")] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(help="A TOML file of published rows for the report's tables; may be given again."),
+    ] = None,
     strict: Annotated[bool, typer.Option(help="Stop at the first thing that cannot be used.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -84,22 +93,24 @@ def evaluate(
     run = Run(dataset=f"demo:{seed}:{queries_per_scene}" if dataset == "demo" else dataset, split=split)
     run = run.model_copy(update={"mask_type": mask_type, "url": url.rstrip("/"), "heatmaps": heatmaps})
     try:
+        tables = _tables(published or [], report)
         questions = (
             DemoSet(seed, scenes, queries_per_scene)
             if dataset == "demo"
             else _open(dataset, data, split, fields)
         )
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
-        kept = Results(results, run, strict=strict) if results else None
-        client = SegmentClient(url, key=key)
-        ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
+        client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
+        with closing(Results(results, run, strict=strict)) if results else nullcontext() as kept:
+            ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
     except (SegmentFailed, BackendUnavailable) as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
+    forced = mask_type in ("modal", "amodal", "given")
     summary = EvaluationReport(
-        **dict(summarise(ran.outcomes, ran.faults, forced=mask_type in ("modal", "amodal", "given"))),
+        **dict(summarise(ran.outcomes, ran.faults, forced=forced, both=mask_type == "both")),
         dataset=dataset,
         seed=seed if dataset == "demo" else None,
         limit=scenes if dataset == "demo" else limit,
@@ -109,7 +120,7 @@ def evaluate(
         url=url,
     )
     if report is not None:
-        _write_report(report, summary, ran, questions)
+        _write_report(report, summary, ran, questions, tables)
     typer.echo(summary.model_dump_json(indent=2) if as_json else as_table(summary))
     if summary.failed:
         raise typer.Exit(1)
@@ -121,11 +132,20 @@ def _open(layout: Layout, data: Path | None, split: str | None, fields: Path | N
     return open_dataset(layout, data, split, fields)
 
 
-def _write_report(folder: Path, summary: EvaluationReport, ran: Ran, questions: DataSet) -> None:
+def _tables(published: Sequence[Path], report: Path | None) -> tuple[Table, ...]:
+    if published and report is None:
+        raise InvalidInput("--published adds to the tables of --report, which is not asked for")
+    return with_brought(published)
+
+
+def _write_report(
+    folder: Path, summary: EvaluationReport, ran: Ran, questions: DataSet, tables: Sequence[Table]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(summary.model_dump_json(indent=2) + "\n", "utf-8")
-    title = f"{summary.dataset} {summary.split or ''}".strip()
-    write_page(folder / "report.html", summary, ran, questions, title=title, url=summary.url)
+    title = " ".join(filter(None, (summary.dataset, summary.split, f"(mask type: {summary.mask_type})")))
+    page = folder / "report.html"
+    write_page(page, summary, ran, questions, title=title, url=summary.url, published=tables)
 
 
 async def ask_all(
@@ -168,10 +188,11 @@ def asking(client: SegmentClient, mask_type: TypeAsked, heatmaps: bool = False) 
         try:
             response = await client.segment(question.image, question.prompt, mask_type=asked, include=include)
         except SegmentFailed as error:
-            raise QueryFailed(str(error), again=error.status in WORTH_ASKING_AGAIN) from error
+            again = error.status in WORTH_ASKING_AGAIN
+            raise QueryFailed(str(error), again=again, wait=error.retry_after or 0.0) from error
         except ValueError as error:  # a query that the server would not take, such as one too long
             raise QueryFailed(f"the query cannot be asked: {_first_fault(error)}") from error
-        return to_answer(response)
+        return await asyncio.to_thread(to_answer, response) if response.heatmap else to_answer(response)
 
     return segment
 

@@ -103,7 +103,8 @@ class R2sm:
         where = names.annotations_file
         images = field(content, names.images, where)
         self._images = {str(field(each, names.image_id, where)): each for each in images}
-        self._classes = {each["id"]: each["name"] for each in content.get("categories", [])}
+        classes = content.get("categories", [])
+        self._classes = {field(each, "id", where): field(each, "name", where) for each in classes}
         self._members: dict[str, list[Any]] = {}
         for entry in field(content, names.annotations, where):
             self._members.setdefault(str(field(entry, names.annotation_image, where)), []).append(entry)

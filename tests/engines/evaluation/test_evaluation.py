@@ -267,6 +267,18 @@ def test_what_is_hidden_is_compared_where_the_answer_has_both_masks() -> None:
     one = score(asked, Answer("amodal", "", {"amodal": codes["amodal"]}), 1.0)
     wrong = score(asked, Answer("amodal", "", {"modal": codes["amodal"], "amodal": codes["amodal"]}), 1.0)
     assert (both.hidden_iou, one.hidden_iou, wrong.hidden_iou) == (1.0, None, 0.0)
+    nothing = score(asked, Answer("amodal", "", {}), 1.0)
+    seen_whole = score(question(), truth_of(question()), 1.0)
+    outcomes = [both, nothing, failure(asked, "busy"), seen_whole]
+    assert summarise(outcomes).hidden_iou == 1.0
+    asked_for = summarise(outcomes, both=True)
+    assert asked_for.hidden_iou == pytest.approx(1 / 3), "no answer and no mask are wrong"
+
+
+def test_masks_without_a_score_each_are_a_failure() -> None:
+    code = encode(half(True)).rle
+    with pytest.raises(QueryFailed, match="1 scores for 2 masks"):
+        score(question(), Answer("modal", "", {"modal": [code, code]}, scores={"modal": [0.5]}), 1.0)
 
 
 def test_ignored_pixels_do_not_count() -> None:

@@ -72,7 +72,15 @@ async def test_the_page_is_whole_and_alone(tmp_path: Path) -> None:
 async def test_the_page_tells_the_figures_and_what_was_skipped(tmp_path: Path) -> None:
     text = await page(tmp_path)
     plain = re.sub(r"<[^>]+>", " ", text)
-    for words in ("gIoU", "AP50", "decided modal", "Wrong decisions", "empty_query", "50.0"):
+    for words in (
+        "gIoU",
+        "AP50",
+        "Queries by form",
+        "decided modal",
+        "Wrong decisions",
+        "empty_query",
+        "50.0",
+    ):
         assert words in plain
 
 

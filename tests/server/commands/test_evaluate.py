@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from server.cli import app
 from server.client import SegmentClient, SegmentFailed
 from server.commands import evaluate as command
 from server.commands.evaluate import ask_all, to_answer
+from server.retries import Retries
 from server.schemas import SegmentResponse
 from tests.engines.evaluation import layouts
 from tests.stand_ins import ScriptedMllm
@@ -104,14 +106,23 @@ def test_masks_are_sorted_by_type_and_object() -> None:
 
 def answering(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command talk to a server that is ready and answers every request with `status`."""
+    talking_to(lambda _: httpx.Response(status, json=RESPONSE), monkeypatch)
 
-    def respond(request: httpx.Request) -> httpx.Response:
+
+def talking_to(respond: Callable[[httpx.Request], httpx.Response], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command talk to a server that is ready and answers every request so."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/readyz":
             return httpx.Response(200, json={"status": "ready"})
-        return httpx.Response(status, json=RESPONSE)
+        return respond(request)
 
-    transport = httpx.MockTransport(respond)
-    monkeypatch.setattr(command, "SegmentClient", lambda url, key: SegmentClient(url, transport, key=key))
+    transport = httpx.MockTransport(answer)
+
+    def client(url: str, retries: Retries, key: str | None) -> SegmentClient:
+        return SegmentClient(url, transport, retries, key)
+
+    monkeypatch.setattr(command, "SegmentClient", client)
 
 
 def test_json_is_all_that_goes_to_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,11 +141,36 @@ def test_failed_queries_end_in_exit_code_1_with_their_figures(monkeypatch: pytes
     assert "queries              2 (2 failed)" in result.stdout
 
 
+@pytest.mark.parametrize(("retries", "asked"), [(0, 1), (2, 3)])
+def test_a_refusal_is_asked_again_as_often_as_told_after_the_time_it_names(
+    retries: int, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.evaluation.runner.FIRST_WAIT", 0.0)
+    paused: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+
+    monkeypatch.setattr("engines.evaluation.runner.asyncio.sleep", sleep)
+    refused: list[httpx.Request] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        refused.append(request)
+        return httpx.Response(429, headers={"Retry-After": "7"})
+
+    talking_to(refuse, monkeypatch)
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "1", "--retries", str(retries)])
+    assert result.exit_code == 1
+    assert (len(refused), paused) == (asked, [7.0] * retries)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--seed", "5"], 2, "are for training"),
         (["--concurrency", "0"], 2, "concurrency must be at least 1"),
+        (["--published", "rows.toml"], 2, "which is not asked for"),
+        (["--published", "rows.toml", "--report", "."], 2, "rows.toml: [Errno 2]"),
         (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
     ],
 )
@@ -162,8 +198,16 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
     assert report["confusion"]["amodal"] == {"modal": 0, "amodal": 1, "none": 0}
     assert json.loads((tmp_path / "report/report.json").read_text()) == report
     assert "<!doctype html>" in (tmp_path / "report/report.html").read_text()
+    rows = tmp_path / "rows.toml"
+    rows.write_text(
+        '[[table]]\ntitle = "Ours"\nsource = "us"\nlayouts = ["r2sm"]\ncolumns = ["AP"]\n'
+        'rows = [{ system = "last month", figures = [20] }]\n'
+    )
     answering(500, monkeypatch)
-    assert json.loads(CliRunner().invoke(app, arguments).stdout) == report  # nothing is asked a second time
+    assert (
+        json.loads(CliRunner().invoke(app, [*arguments, "--published", str(rows)]).stdout) == report
+    )  # nothing is asked a second time
+    assert "last month [rows.toml]" in (tmp_path / "report/report.html").read_text()
     strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
     assert strict.exit_code == 2
     assert "no words" in strict.stderr
@@ -176,9 +220,7 @@ def test_a_forced_type_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         asked.append(request.content)
         return httpx.Response(200, json={**RESPONSE, "decision": {**DECISION, "source": "request"}})
 
-    monkeypatch.setattr(
-        command, "SegmentClient", lambda url, key: SegmentClient(url, httpx.MockTransport(respond), key=key)
-    )
+    talking_to(respond, monkeypatch)
     folder = layouts.r2sm(tmp_path, layouts.query())
     arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--mask-type", "given", "--json"]
     report = json.loads(CliRunner().invoke(app, arguments).stdout)

@@ -1,0 +1,197 @@
+"""``python -m loadtests.saturation``: whether `r2sm evaluate` asks a running server as fast as the load tester does.
+
+All send the same requests, in turns: the evaluation as its command does, drawing scenes and scoring what comes back;
+the evaluation with scenes that are drawn already; and the load tester's own REST requests from as many users, who ask
+again as soon as they are answered. Every picture is a new file
+to the server each time. The server should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import httpx
+
+from engines.errors import InvalidInput
+from engines.evaluation.datasets.demo import DemoSet
+from engines.evaluation.questions import DataSet, Question, Reading
+from engines.evaluation.runner import Plan
+from loadtests.bench.figures import Figure, Pair, as_line
+from loadtests.load.asking import FAULTS, Asked, Rest, Seen
+from loadtests.load.questions import as_new
+from loadtests.load.records import OK
+from server.client import SegmentClient, SegmentFailed
+from server.commands.evaluate import ask_all
+from server.retries import NEVER
+
+FIRST_SCENE = 80_000_000
+ANSWER_SECONDS = 120.0
+FIGURES = {
+    "evaluate_throughput": Figure(
+        "requests a second of r2sm evaluate, over the load tester's with as many users", "1/s", ">=", 0.95
+    ),
+    "evaluate_drawn": Figure("the same, the scenes drawn beforehand", "1/s", ">=", 0.95),
+}
+Rates = dict[str, float]
+"""Requests a second by figure, and those of the load tester as ``load``."""
+OPTIONS = {"mask_type": "auto", "include": ["reasoning"]}
+"""What the evaluation asks for, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewFiles:
+    """The demo's questions, their pictures as files that nobody has seen."""
+
+    questions: DemoSet
+    mark: str
+
+    def pictures(self) -> list[str]:
+        """The demo's."""
+        return self.questions.pictures()
+
+    def read(self, picture: str) -> Reading:
+        """The questions about one scene."""
+        found = self.questions.read(picture).questions
+        return Reading(tuple(replace(each, image=as_new(each.image, self.mark)) for each in found))
+
+    def all(self) -> list[Question]:
+        """All of them at once."""
+        return [question for picture in self.pictures() for question in self.read(picture).questions]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Questions that are at hand, one a picture."""
+
+    questions: Sequence[Question]
+
+    def pictures(self) -> list[str]:
+        """Their places."""
+        return [str(place) for place in range(len(self.questions))]
+
+    def read(self, picture: str) -> Reading:
+        """The question in that place."""
+        return Reading((self.questions[int(picture)],))
+
+
+async def evaluated(url: str, key: str | None, questions: DataSet, users: int) -> float:
+    """Requests a second of the evaluation, from reading the first picture to having scored the last answer.
+
+    Raises:
+        SegmentFailed: a request was not answered.
+    """
+    began = time.perf_counter()
+    client = SegmentClient(url, retries=NEVER, key=key)
+    ran = await ask_all(questions, client, Plan(concurrency=users), "auto")
+    spent = time.perf_counter() - began
+    failed = [outcome.error for outcome in ran.outcomes if outcome.error is not None]
+    if failed:
+        raise SegmentFailed(f"{len(failed)} of the evaluation's requests failed: {failed[0]}")
+    return len(ran.outcomes) / spent
+
+
+def loaded(url: str, key: str | None, questions: Sequence[Question], users: int) -> float:
+    """Requests a second of the load tester's users, without pauses.
+
+    Raises:
+        SegmentFailed: a request was not answered.
+    """
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    limits = httpx.Limits(max_connections=None)
+    with (
+        httpx.Client(
+            base_url=url, headers=headers, timeout=ANSWER_SECONDS, limits=limits, trust_env=False
+        ) as http,
+        ThreadPoolExecutor(users) as threads,
+    ):
+        rest, began = Rest(http), time.perf_counter()
+        outcomes = list(threads.map(lambda each: outcome(rest, each), questions))
+        spent = time.perf_counter() - began
+    failed = [each for each in outcomes if each != OK]
+    if failed:
+        raise SegmentFailed(f"{len(failed)} of the load tester's requests failed: {failed[0]}")
+    return len(questions) / spent
+
+
+def outcome(rest: Rest, question: Question) -> str:
+    """Ask one question as the evaluation does; what came of it."""
+    seen = Seen(time.perf_counter())
+    try:
+        rest.ask(Asked(question.image, question.prompt, OPTIONS), seen)
+    except FAULTS as error:
+        return f"{type(error).__name__}: {error}"
+    return seen.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Rounds against one server, each on scenes of its own; who begins changes from one to the next."""
+
+    url: str
+    key: str | None
+    users: int
+    requests: int
+
+    async def run(self, count: int) -> list[Rates]:
+        """The rates of each round, after one that warms up."""
+        await self._round(0, self.users)
+        found = []
+        for number in range(1, count + 1):
+            print(f"round {number} of {count}", file=sys.stderr, flush=True)
+            found.append(await self._round(number, self.requests))
+        return found
+
+    async def _round(self, number: int, requests: int) -> Rates:
+        scenes = DemoSet(FIRST_SCENE + number * 100_000, requests)
+        new, drawn, sent = (NewFiles(scenes, f"{os.getpid()}.{number}.{side}") for side in range(3))
+        ready, asked = Drawn(await asyncio.to_thread(drawn.all)), await asyncio.to_thread(sent.all)
+        turns: dict[str, Callable[[], Awaitable[float]]] = {
+            "evaluate_throughput": lambda: evaluated(self.url, self.key, new, self.users),
+            "evaluate_drawn": lambda: evaluated(self.url, self.key, ready, self.users),
+            "load": lambda: asyncio.to_thread(loaded, self.url, self.key, asked, self.users),
+        }
+        names = list(turns)
+        place = number % len(names)
+        return {name: await turns[name]() for name in names[place:] + names[:place]}
+
+
+def as_lines(found: Sequence[Rates]) -> list[dict[str, object]]:
+    """A line a figure."""
+    return [
+        as_line(name, [Pair(rates[name], rates["load"]) for rates in found], figure)
+        for name, figure in FIGURES.items()
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="loadtests.saturation", description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server; R2SM_API_KEY has its key")
+    parser.add_argument("--users", type=int, default=8, help="requests at once, of both")
+    parser.add_argument("--requests", type=int, default=96, help="requests of each in a round")
+    parser.add_argument("--rounds", type=int, default=6)
+    given = parser.parse_args()
+    if min(given.users, given.requests, given.rounds) < 1:
+        parser.error("counts must be at least 1")
+    rounds = Rounds(given.url, os.environ.get("R2SM_API_KEY"), given.users, given.requests)
+    try:
+        found = asyncio.run(rounds.run(given.rounds))
+    except (SegmentFailed, InvalidInput) as error:
+        sys.exit(f"bench: {error}")
+    machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
+    print(json.dumps({**machine, "requests": given.requests, "users": given.users}))
+    for line in as_lines(found):
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
