@@ -7,7 +7,7 @@ import base64
 import shlex
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
         runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
         await asyncio.to_thread(runtime.warm_up)
-        pid, url = await stack.enter_async_context(gateway(_serve(path, servers)))
+        pid, url = await stack.enter_async_context(gateway(serve_command(path, servers)))
         yield Systems(
             reference=ReferenceAlone(await asyncio.to_thread(Reference, path)),
             litserve=await stack.enter_async_context(_other("litserve", path, logs)),
@@ -124,20 +124,41 @@ async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
         )
 
 
-def _serve(bundle: Path, servers: VllmServers) -> list[str]:
+def serve_command(bundle: Path, servers: VllmServers, *options: str) -> list[str]:
+    """The command line of a gateway on servers that run already."""
     urls = ["--reason-url", servers.reason_url, "--concentrate-url", servers.concentrate_url]
     words = [sys.executable, "-c", SERVE, "serve", "--port", "0", "--bundle", str(bundle), *urls]
-    return [*words, "--log-level", "info", "--log-format", "text"]
+    return [*words, "--log-level", "info", "--log-format", "text", *options]
 
 
 @asynccontextmanager
 async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
-    """A server of the reference as a child process, which ends with the block, or with this process."""
+    """A server of the reference."""
+    port = free_port()
+    command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
+    async with child_server(command, port, logs / f"{name}.log") as http:
+        yield Another(name, http)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
-    with (logs / f"{name}.log").open("wb") as log:
-        child = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, start_new_session=True)
+    return port
+
+
+@asynccontextmanager
+async def child_server(
+    command: Sequence[str], port: int, log_file: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A server as a child process with a leash, which ends with the block, or with this process. Waits for it.
+
+    Raises SystemExit if it ends before it is ready.
+    """
+    with log_file.open("wb") as log:
+        child = await asyncio.create_subprocess_exec(
+            *command, stdout=log, stderr=log, start_new_session=True, env=environment
+        )
     try:
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=None, limits=httpx.Limits(max_connections=None)
@@ -146,10 +167,10 @@ async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
                 while not await _healthy(http):
                     if child.returncode is not None:
                         raise SystemExit(
-                            f"{shlex.join(command)} ended with {child.returncode}: see {log.name}"
+                            f"{shlex.join(command)} ended with {child.returncode}: see {log_file}"
                         )
                     await asyncio.sleep(POLL_SECONDS)
-            yield Another(name, http)
+            yield http
     finally:
         with suppress(ProcessLookupError):
             child.terminate()  # the leash ends the whole tree

@@ -1,0 +1,69 @@
+"""Other ways to run the language model: what is compared with what, and whose machine time is counted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from loadtests.bench import ways
+from loadtests.bench.ways import Took, as_lines, processes_at
+
+
+def took(here: float, reason: float, concentrate: float, latency: float) -> Took:
+    return Took({"here": here, "reason": reason, "concentrate": concentrate}, latency)
+
+
+def test_shares_are_of_the_stock_servers_and_each_way_is_over_its_own_base() -> None:
+    stock = took(20, 60, 20, 100)
+    rounds = [
+        {
+            "stock": stock,
+            "tap": took(20, saved, 0, 50),
+            "undecided": took(10, 50, 20, 80),
+            "speculation": took(10, 100, 50, 120),
+        }
+        for saved in (50, 60, 70)
+    ]
+    lines = {str(line["figure"]): line for line in as_lines(rounds)}
+    assert lines["cpu"]["value"] == 100
+    assert {part: lines[f"cpu_{part}"]["share"] for part in stock.cpu} == {
+        "here": 0.2,
+        "reason": 0.6,
+        "concentrate": 0.2,
+    }
+    assert lines["tap_machine_time"] == {
+        "figure": "tap_machine_time",
+        "over": "stock",
+        "ratio": 0.8,
+        "spread": [0.7, 0.9],
+        "rounds": 3,
+    }
+    assert lines["tap_one_client"]["ratio"] == 0.5
+    assert lines["speculation_machine_time"]["ratio"] == 2.0
+    assert lines["speculation_reason_machine_time"]["ratio"] == 2.0
+    assert lines["speculation_one_client"]["over"] == "undecided"
+
+
+def test_a_server_is_known_by_its_port() -> None:
+    words = [sys.executable, "-c", "input()", "--port", "64999"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as child:
+        try:
+            assert processes_at("http://127.0.0.1:64999") == [child.pid]
+            assert os.getpid() not in processes_at("http://127.0.0.1:64999")
+            assert processes_at("http://127.0.0.1:6499") == []
+        finally:
+            assert child.stdin is not None
+            child.stdin.close()
+
+
+def test_no_rounds_are_a_wrong_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["ways", "--rounds", "0"])
+    with pytest.raises(SystemExit) as ended:
+        ways.main()
+    assert ended.value.code == 2
+    assert "at least 1" in capsys.readouterr().err
