@@ -32,7 +32,7 @@ bench: .venv ## Measure side by side with the reference and others, a JSON line 
 bench-check: .venv ## Fail if a ratio is worse than the kept one by more than its noise (ARGS="--record 5": keep them)
 	@$(BIN)/python -m loadtests.bench --rounds 2 --requests 8 $(if $(findstring --record,$(ARGS)),,--check) $(ARGS)
 
-bench-ways: .venv ## Weigh a server without the second one, and one that guesses, by machine time (ARGS="--speculation")
+bench-ways: .venv ## Weigh other ways to run the language model by their machine time (ARGS="--server states --server ngram")
 	@$(BIN)/python -m loadtests.bench.ways $(ARGS)
 
 bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")

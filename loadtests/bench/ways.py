@@ -2,9 +2,11 @@
 
 *tap*: one server whose hidden states cost nothing at all, and which is asked no question more for them. There is no
 such server; its requests leave the second one out, and their masks mean nothing. What it saves is the most that any
-tap can. *speculation*: the reason server with vLLM's n-gram proposer. vLLM 0.32 fails where such a server is asked for
-the probabilities of chosen tokens, as the gateway does for the decision, so this way, and *undecided* that it is
-compared with, do not ask: they only reason and take one modal object for granted.
+tap can. With ``--server`` further reason servers are started. *states*: one server that really extracts the hidden
+states, by vLLM's ``extract_hidden_states``, for nobody to fetch: the least that a tap by that road costs. *ngram*: the
+reason server with vLLM's n-gram proposer, and the second server. vLLM 0.32 fails where a server that speculates, as
+both do, is asked for the probabilities of chosen tokens, as the gateway does for the decision; so these two ways, and
+*undecided* that they are compared with, do not ask: they only reason and take one modal object for granted.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -19,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +49,9 @@ from server.settings import DEMO_BUNDLE
 
 FIRST_SCENE = 90_000_000
 WARM_UP = 2
-STOCK, SPECULATION = "stock", "speculation"
-BASES = {SPECULATION: "undecided"}
+STOCK = "stock"
+FURTHER = ("states", "ngram")
+BASES = dict.fromkeys(FURTHER, "undecided")
 """What a way is compared with, if not with the stock servers."""
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 HERE = "here"
@@ -70,6 +73,15 @@ class UndecidedScript(PlainScript):
     """The script that does not ask which mask is meant, nor of how many objects."""
 
     name = "undecided"
+
+    async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
+        return "modal", 1
+
+
+class StatesScript(TapScript):
+    """Neither a second server nor a decision."""
+
+    name = "states"
 
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1
@@ -102,21 +114,30 @@ class Took:
 
 
 def processes_at(url: str) -> list[int]:
-    """The processes whose command line names the port of a server that was started here."""
-    port, found = url.rpartition(":")[2].encode(), []
+    """The processes whose command line names the port of a server that was started here, and all their children.
+
+    vLLM's engine is a child of its front end, under a name that tells no port.
+    """
+    port, parents, found = url.rpartition(":")[2].encode(), dict[int, int](), set[int]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = (
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )  # the name may hold spaces
             except OSError:  # it has just ended
                 continue
+            parents[int(entry.name)] = int(parent)
             if b"--port" in words and words[words.index(b"--port") + 1] == port:
-                found.append(int(entry.name))
-    return found
+                found.add(int(entry.name))
+    while below := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= below
+    return sorted(found)
 
 
 @asynccontextmanager
-async def open_ways(path: Path, logs: Path, speculate: bool) -> AsyncIterator[dict[str, Way]]:
+async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIterator[dict[str, Way]]:
     """Start the servers, one after another. Raises EngineError."""
     bundle = Bundle.load(path)
     async with AsyncExitStack() as stack:
@@ -130,12 +151,11 @@ async def open_ways(path: Path, logs: Path, speculate: bool) -> AsyncIterator[di
             STOCK: (PlainScript, stock.reason_url),
             TapScript.name: (TapScript, stock.reason_url),
         }
-        if speculate:
-            guessing = await stack.enter_async_context(speculating(bundle.mllm_path, logs))
-            asked |= {
-                UndecidedScript.name: (UndecidedScript, stock.reason_url),
-                SPECULATION: (UndecidedScript, guessing),
-            }
+        if further:
+            asked[UndecidedScript.name] = (UndecidedScript, stock.reason_url)
+        for name in further:
+            started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
+            asked[name] = (StatesScript if name == StatesScript.name else UndecidedScript, started)
         ways = {}
         for name, (kind, url) in asked.items():
             script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
@@ -145,15 +165,36 @@ async def open_ways(path: Path, logs: Path, speculate: bool) -> AsyncIterator[di
 
 
 @asynccontextmanager
-async def speculating(model: Path, logs: Path) -> AsyncIterator[str]:
-    """The URL of a reason server that guesses. The launcher would not have it: see above."""
-    config = VllmConfig(reason_flags=("--speculative-config", json.dumps(NGRAM)))
+async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
+    """The URL of a reason server that speculates. The launcher would not have it: see above."""
+    config = VllmConfig(reason_flags=further_flags(name, model))
     port, device = free_port(), installed_device()
     command = [sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS), sys.executable]
     command += arguments(config, "reason", device, model, port)
     surroundings = environment(config, "reason", device, os.environ)
-    async with child_server(command, port, logs / "vllm-speculation.log", surroundings) as http:
+    async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
         yield str(http.base_url)
+
+
+def further_flags(name: str, model: Path) -> tuple[str, ...]:
+    """What makes vLLM guess n-grams, or extract the last layer's hidden states for a connector that drops them."""
+    if name == "ngram":
+        return ("--speculative-config", json.dumps(NGRAM))
+    last = json.loads((model / "config.json").read_bytes())["text_config"]["num_hidden_layers"]
+    extracting = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": [last]}},
+    }
+    dropping = {
+        "kv_connector": "NullConnector",
+        "kv_connector_module_path": "loadtests.bench.null_connector",
+        "kv_role": "kv_producer",
+    }
+    return (
+        *("--speculative-config", json.dumps(extracting)),
+        *("--kv-transfer-config", json.dumps(dropping)),
+    )
 
 
 async def measure(ways: dict[str, Way], number: int, requests: int, clients: int) -> dict[str, Took]:
@@ -216,7 +257,7 @@ def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
 async def weigh(given: argparse.Namespace) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as logs:
-        async with open_ways(given.bundle, given.logs or Path(logs), given.speculation) as ways:
+        async with open_ways(given.bundle, given.logs or Path(logs), given.server or ()) as ways:
             for name, way in ways.items():
                 print(f"warming up: {name}", file=sys.stderr, flush=True)
                 for place, picture in enumerate(
@@ -238,9 +279,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=16, help="pictures in each part of a round")
     parser.add_argument("--clients", type=int, default=16, help="how many clients at once are many")
-    parser.add_argument(
-        "--speculation", action="store_true", help="start a third server, with n-gram speculation"
-    )
+    parser.add_argument("--server", choices=FURTHER, action="append", help="start this one, too")
     parser.add_argument("--logs", type=Path, help="a folder for the servers' logs")
     given = parser.parse_args()
     if min(given.rounds, given.requests, given.clients) < 1:

@@ -44,7 +44,7 @@ TINY_SIGHT = {
 def tiny_shape() -> Shape:
     encoder, decoder = TINY_VISION.encoder, TINY_VISION.decoder
     assert encoder.kind == "sam_vit"
-    return Shape("tiny", 128, 256, 2, 4, 2, 1024, True, (4, 6, 6), TINY_SIGHT, IMAGE, encoder, decoder)
+    return Shape("tiny", 128, 256, 2, 4, 2, 65_536, True, (4, 6, 6), TINY_SIGHT, IMAGE, encoder, decoder)
 
 
 def told(captured: str) -> list[dict[str, Any]]:
@@ -203,8 +203,11 @@ async def test_a_written_bundle_is_served_without_weights_and_every_figure_is_me
         *("ttft_vllm", "token", "answer_32", "answer_100", "ttft", "second_prompt"),
         *("first_draft_new", "first_draft_known", "clients"),
     }
-    for name in ("token", "answer_32", "answer_100", "ttft", "second_prompt", "clients"):
-        assert lines[name]["value"] > 0, "the answer was as long as it was to be"
+    answers = [lines[name] for name in ("answer_32", "answer_100", "second_prompt", "clients")]
+    assert [line["measured"] + line["left_out"] for line in answers] == [1, 1, 1, 4]
+    assert sum(line["measured"] for line in answers) > 3, "answers are as long as they are to be, but for few"
+    assert lines["token"]["value"] > 0
+    assert lines["ttft_vllm"]["value"] > 0
     assert lines["clients"]["clients"] == 2
     assert lines["token"]["limit"] == round(shape.token_ms("bf16", plan.bandwidth), 3)
     assert 'enable_prefix_caching="False"' in page

@@ -23,7 +23,7 @@ def test_shares_are_of_the_stock_servers_and_each_way_is_over_its_own_base() -> 
             "stock": stock,
             "tap": took(20, saved, 0, 50),
             "undecided": took(10, 50, 20, 80),
-            "speculation": took(10, 100, 50, 120),
+            "ngram": took(10, 100, 50, 120),
         }
         for saved in (50, 60, 70)
     ]
@@ -42,21 +42,24 @@ def test_shares_are_of_the_stock_servers_and_each_way_is_over_its_own_base() -> 
         "rounds": 3,
     }
     assert lines["tap_one_client"]["ratio"] == 0.5
-    assert lines["speculation_machine_time"]["ratio"] == 2.0
-    assert lines["speculation_reason_machine_time"]["ratio"] == 2.0
-    assert lines["speculation_one_client"]["over"] == "undecided"
+    assert lines["ngram_machine_time"]["ratio"] == 2.0
+    assert lines["ngram_reason_machine_time"]["ratio"] == 2.0
+    assert lines["ngram_one_client"]["over"] == "undecided"
 
 
-def test_a_server_is_known_by_its_port() -> None:
-    words = [sys.executable, "-c", "input()", "--port", "64999"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE) as child:
-        try:
-            assert processes_at("http://127.0.0.1:64999") == [child.pid]
-            assert os.getpid() not in processes_at("http://127.0.0.1:64999")
-            assert processes_at("http://127.0.0.1:6499") == []
-        finally:
-            assert child.stdin is not None
-            child.stdin.close()
+def test_a_server_is_known_by_its_port_and_its_children_by_it() -> None:
+    parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    words = [sys.executable, "-c", parent, "--port", "64999"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        started.stdout.readline()
+        found = processes_at("http://127.0.0.1:64999")
+        assert len(found) == 2
+        assert started.pid in found
+        assert os.getpid() not in found
+        assert processes_at("http://127.0.0.1:6499") == []
+        started.stdin.close()
 
 
 def test_no_rounds_are_a_wrong_argument(
