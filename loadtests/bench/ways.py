@@ -3,10 +3,11 @@
 *tap*: one server whose hidden states cost nothing at all, and which is asked no question more for them. There is no
 such server; its requests leave the second one out, and their masks mean nothing. What it saves is the most that any
 tap can. With ``--server`` further reason servers are started. *states*: one server that really extracts the hidden
-states, by vLLM's ``extract_hidden_states``, for nobody to fetch: the least that a tap by that road costs. *ngram*: the
-reason server with vLLM's n-gram proposer, and the second server. vLLM 0.32 fails where a server that speculates, as
-both do, is asked for the probabilities of chosen tokens, as the gateway does for the decision; so these two ways, and
-*undecided* that they are compared with, do not ask: they only reason and take one modal object for granted.
+states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short call that reads the answer's tail: the
+least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
+0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
+does for the decision; so these two ways, and *undecided* that they are compared with, do not ask: they only reason and
+take one modal object for granted.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -39,6 +40,7 @@ from engines.images import PreparedImage
 from engines.mllm import leash
 from engines.mllm.launcher import GRACE_SECONDS, VllmServers
 from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
+from engines.mllm.wire import Generation
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.script import PlainScript
@@ -79,9 +81,14 @@ class UndecidedScript(PlainScript):
 
 
 class StatesScript(TapScript):
-    """Neither a second server nor a decision."""
+    """Neither a second server nor a decision, but one call that reads the answer's tail, whose states are wanted."""
 
     name = "states"
+
+    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+        tail = Generation(self._prefill(image, prompt, texts[-1]), {"max_completion_tokens": 1})
+        await self._post(self._reasoner, tail)
+        return await super()._vectors(image, prompt, texts)
 
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1

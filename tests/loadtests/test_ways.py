@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from loadtests.bench import ways
-from loadtests.bench.ways import Took, as_lines, processes_at
+from loadtests.bench.ways import Took, as_lines, further_flags, processes_at
 
 
 def took(here: float, reason: float, concentrate: float, latency: float) -> Took:
@@ -60,6 +63,20 @@ def test_a_server_is_known_by_its_port_and_its_children_by_it() -> None:
         assert os.getpid() not in found
         assert processes_at("http://127.0.0.1:6499") == []
         started.stdin.close()
+
+
+def test_states_are_extracted_behind_the_last_layer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"text_config": {"num_hidden_layers": 7}}')
+    flags = dict(batched(further_flags("states", tmp_path)))
+    extracting = json.loads(flags["--speculative-config"])
+    assert extracting["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"] == [7]
+    connector = json.loads(flags["--kv-transfer-config"])
+    assert find_spec(connector["kv_connector_module_path"]) is not None
+    assert set(dict(batched(further_flags("ngram", tmp_path)))) == {"--speculative-config"}
+
+
+def batched(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    return list(zip(words[::2], words[1::2], strict=True))
 
 
 def test_no_rounds_are_a_wrong_argument(
