@@ -21,7 +21,7 @@ RUN set -eu; \
     cuda) pins=deploy/constraints-gpu.txt; packages="torch==2.13.0" ;; \
     *) echo "VARIANT is cpu or cuda, not $VARIANT" >&2; exit 2 ;; \
     esac; \
-    /opt/r2sm/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint "$pins" $packages ".[tracing]"; \
+    /opt/r2sm/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint "$pins" $packages ".[tracing,loadtests]"; \
     /opt/r2sm/bin/pip uninstall --yes pip
 
 FROM python:3.11.11-slim-bookworm

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from engines.batching import MicroBatcher
 from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
-from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait
+from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait, held
 from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
 from engines.vision.preprocess import Prepared
@@ -140,7 +140,8 @@ class Embeddings:
     ) -> Embedding:
         key = shared.key(image.digest)
         try:
-            embedding = await self._encode(image)
+            async with held(shared.level, key, token):
+                embedding = await self._encode(image)
         except BaseException:
             if token is not None:
                 shared.level.give_up(key, token)

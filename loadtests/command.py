@@ -19,6 +19,8 @@ from loadtests.load.run import Plan, run
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Scenario, ScenarioName
 from server.client import SegmentClient, SegmentFailed
 
+REPORT = Path("out/loadtest")
+
 
 def loadtest(
     scenario: Annotated[ScenarioName, typer.Argument(help="What kind of load.")],
@@ -34,9 +36,7 @@ def loadtest(
     images: Annotated[
         Path | None, typer.Option(help="PNG and JPEG files with prompts.txt; the demo's scenes.")
     ] = None,
-    report: Annotated[Path, typer.Option(help="The folder of the report and the requests.")] = Path(
-        "loadtest"
-    ),
+    report: Annotated[Path, typer.Option(help="The folder of the report and the requests.")] = REPORT,
     key: Annotated[str | None, typer.Option(help="The API key.", envvar="R2SM_API_KEY")] = None,
     patience: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a client waits for an answer.")
@@ -80,8 +80,12 @@ def loadtest(
     except SegmentFailed as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
-    found = make_report(run(plan, lambda text: typer.echo(text, err=True)), objectives)
-    page = write_report(found)
+    try:
+        found = make_report(run(plan, lambda text: typer.echo(text, err=True)), objectives)
+        page = write_report(found)
+    except OSError as error:
+        typer.echo(f"r2sm: {error}", err=True)
+        raise typer.Exit(1) from error
     typer.echo(as_text(found))
     typer.echo(f"the report is {page}")
     if not found.kept:

@@ -58,7 +58,8 @@ async def timed(client: SegmentClient, image: AnyImage, prompt: str, **options: 
             masks.append(time.perf_counter() - began)
         elif isinstance(event, DoneEvent) and event.drafts and event.drafts[0].iou is not None:
             iou = event.drafts[0].iou
-    return Took(drafts[0] if drafts else math.nan, masks[0], masks[-1], len(drafts), iou)
+    first, last = (masks[0], masks[-1]) if masks else (math.nan, math.nan)
+    return Took(drafts[0] if drafts else math.nan, first, last, len(drafts), iou)
 
 
 async def try_scene(client: SegmentClient, questions: Sequence[Question], drafts: int, repeats: int) -> Trial:

@@ -22,9 +22,9 @@ from gevent.pool import Pool
 from locust import User, events, task
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import Runner, WorkerRunner
+from locust.runners import LocalRunner, MasterRunner, Runner, WorkerRunner
 
-from loadtests.load.arrivals import Load, arrivals
+from loadtests.load.arrivals import Load, arrivals, chance_of
 from loadtests.load.questions import Picture, demo_pictures, folder_pictures, rotated
 from loadtests.load.records import LEFT, OK, Ending, Record
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Scenario
@@ -98,19 +98,20 @@ class Bench:
     def __init__(self, environment: Environment) -> None:
         given = environment.parsed_options
         assert given is not None
-        assert environment.runner is not None
+        runner = environment.runner
+        assert isinstance(runner, LocalRunner | WorkerRunner)
+        self._runner: Runner = runner
         self.scenario: Scenario = SCENARIOS[given.scenario]
         rates = tuple(float(rate) for rate in given.rates.split(",") if rate) or (self.scenario.rate,)
         self.load = Load(rates, given.step_seconds or self.scenario.seconds, self.scenario.wave)
         self.sources: int = given.num_users or 1
         self.transports = [name for name in TRANSPORTS if name in given.transports.split(",")]
-        self.chance = random.Random(given.seed or None)
+        self.chance = chance_of(given.seed, runner.worker_index)
         self.pictures: list[Picture] = (
             folder_pictures(Path(given.images))
             if given.images
             else gevent.get_hub().threadpool.apply(demo_pictures, (DEMO_PICTURES, DEMO_PROMPTS))
         )
-        self._runner = environment.runner
         self._environment = environment
         self._url = environment.host or "http://127.0.0.1:8000"
         key = given.api_key or None
@@ -179,9 +180,11 @@ def prepare(environment: Environment, runner: Runner, **_: object) -> None:
 def open_bench(environment: Environment, **_: object) -> None:
     """Draw the pictures before the first client comes; Locust's workers have the options only now.
 
-    They are drawn in a real thread, so that a worker can tell its master meanwhile that it is alive.
+    They are drawn in a real thread, so that a worker can tell its master meanwhile that it is alive. The master needs
+    none.
     """
-    BENCHES[environment] = Bench(environment)
+    if not isinstance(environment.runner, MasterRunner):
+        BENCHES[environment] = Bench(environment)
 
 
 class Source(User):

@@ -28,7 +28,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from engines.evaluation.samples import SAMPLES
 
@@ -39,7 +39,7 @@ RECOVERY_SECONDS = 5.0
 MIN_GOODPUT = 0.9
 MEMORY_SHARE, MEMORY_MIB, FILES = 1.1, 64.0, 16
 """How much more than before counts as the same."""
-START_SECONDS = 600.0
+START_SECONDS, STOP_SECONDS = 600.0, 120.0
 EXPECTED = {"200", "429", "503", "504", "left"}
 
 
@@ -56,18 +56,27 @@ class Round:
 
 
 class Soak:
-    """Rounds against one gateway: `clients` ask without a pause for its best, and what `pid` holds is watched."""
+    """Rounds against one gateway: `clients` ask without a pause for its best, and what `pid` holds is watched.
+
+    Questions are written out beforehand: the clients share the machine with what they ask.
+    """
 
     def __init__(
-        self, http: httpx.AsyncClient, pid: int, options: argparse.Namespace, redis: RestartingRedis | None
+        self,
+        http: aiohttp.ClientSession,
+        pid: int,
+        options: argparse.Namespace,
+        redis: RestartingRedis | None,
     ) -> None:
         self._http = http
         self._pid = pid
         self._clients: int = options.clients
-        self._timeout_ms: int = options.timeout_ms
         self._seconds: float = options.seconds
         self._redis = redis
-        self._images = [(sample.image(), sample.prompt) for sample in SAMPLES]
+        self._questions = [
+            question(sample.image(), {"prompt": sample.prompt, "timeout_ms": options.timeout_ms})
+            for sample in SAMPLES
+        ]
         self._chance = random.Random(11)
         self._usual = 0.0
         self.rounds: list[Round] = []
@@ -101,21 +110,20 @@ class Soak:
         return faults
 
     async def _ask(self, found: Round) -> bool:
-        data, prompt = self._chance.choice(self._images)
-        asked = json.dumps({"prompt": prompt, "timeout_ms": self._timeout_ms})
-        headers = {"X-R2SM-Priority": "batch" if self._chance.random() < LEAVING else "interactive"}
+        body, headers = self._chance.choice(self._questions)
+        priority = "batch" if self._chance.random() < LEAVING else "interactive"
         try:
-            response = await self._http.post(
-                "/v1/segment", files={"image": data}, data={"request": asked}, headers=headers
-            )
+            asked = self._http.post("/v1/segment", data=body, headers=headers | {"X-R2SM-Priority": priority})
+            async with asked as response:
+                await response.read()
         except asyncio.CancelledError:
             found.outcomes["left"] += 1
             raise
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             found.outcomes[type(error).__name__] += 1
             return False
-        found.outcomes[str(response.status_code)] += 1
-        return response.status_code == 200
+        found.outcomes[str(response.status)] += 1
+        return response.status == 200
 
     async def _busy(self, found: Round) -> float:
         """Clients that ask again as soon as they are answered."""
@@ -172,6 +180,15 @@ class Soak:
         return time.monotonic() - began
 
 
+def question(image: bytes, asked: dict[str, object]) -> tuple[bytes, dict[str, str]]:
+    """The body and the headers of a multipart request."""
+    mark = "r2sm-soak"
+    head = f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'
+    then = f'\r\n--{mark}\r\nContent-Disposition: form-data; name="request"\r\n\r\n{json.dumps(asked)}\r\n'
+    body = head.encode() + image + f"{then}--{mark}--\r\n".encode()
+    return body, {"Content-Type": f"multipart/form-data; boundary={mark}"}
+
+
 class RestartingRedis:
     """A Redis that remembers nothing, on a port that stays the same."""
 
@@ -215,12 +232,14 @@ async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
     """The process id and the URL of a gateway that is ready; it is stopped as an operator would. Its log is shown."""
     child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     log: asyncio.Queue[str] = asyncio.Queue()
+    heard = False
 
     async def read() -> None:
         assert child.stderr is not None
         async for line in child.stderr:
             sys.stderr.buffer.write(line)
-            log.put_nowait(line.decode())
+            if not heard:
+                log.put_nowait(line.decode())
         log.put_nowait("")
 
     reading = asyncio.create_task(read())
@@ -228,9 +247,12 @@ async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
         async with asyncio.timeout(START_SECONDS):
             url = await _said(log, r"listens at (http://[\w.:\[\]]+)")
             await _said(log, r"(ready: a warm-up)")
+        heard = True
         yield child.pid, url
         child.send_signal(signal.SIGTERM)
-        if await child.wait() != 0:
+        async with asyncio.timeout(STOP_SECONDS):
+            ended = await child.wait()
+        if ended != 0:
             raise SystemExit(f"the gateway ended with {child.returncode}")
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -257,8 +279,8 @@ async def soak(options: argparse.Namespace) -> int:
             command += ["--redis-url", redis.url]
             os.environ.setdefault("R2SM_RATE_LIMIT", "1000000/minute")  # so that it is asked at all
         async with gateway(command) as (pid, url):
-            limits, timeout = httpx.Limits(max_connections=None), options.timeout_ms / 500
-            async with httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits) as http:
+            pool, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(options.timeout_ms / 500)
+            async with aiohttp.ClientSession(url, connector=pool, timeout=timeout) as http:
                 run = Soak(http, pid, options, redis)
                 while not run.rounds or time.monotonic() < end:
                     await run.round()

@@ -17,10 +17,13 @@ from server.services import Services
 async def answered(
     options: SegmentOptions, load: LoadImage, deadline: Deadline, services: Services, caller: Caller
 ) -> AsyncIterator[SegmentResponse]:
-    """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise."""
+    """The response, while its turn lasts. Waits for both; raises what the pipeline and `load` raise.
+
+    What is made of the response inside ends with its deadline, too. Raises `DeadlineExceeded` then.
+    """
     events = services.pipeline.segment(options.to_request(), load, deadline)
-    async with services.admission.turn(deadline, caller.priority), aclosing(events):
-        yield await collect(events, services.model.id, options.include)
+    async with services.admission.turn(deadline, caller.priority), aclosing(events), deadline.bound():
+        yield await collect(events, services.model.id, options.include, services.drawing)
 
 
 async def answer(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import uuid
 from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from engines.events import (
     ReasoningDelta,
     UnionReady,
 )
+from server.drawing import Drawing
 from server.forms import FORMS, mask_info
 from server.schemas import (
     DecisionInfo,
@@ -38,13 +39,15 @@ from server.schemas import (
 )
 
 
-async def collect(events: AsyncIterator[Event], model: str, include: Set[Extra]) -> SegmentResponse:
+async def collect(
+    events: AsyncIterator[Event], model: str, include: Set[Extra], drawing: Drawing
+) -> SegmentResponse:
     """Wait for the last event and tell them all at once. Raises what the pipeline raises."""
     seen = [event async for event in events]
     heatmaps = [event.probabilities for event in seen if isinstance(event, HeatmapReady)]
-    heatmap = await asyncio.to_thread(draw_heatmap, heatmaps) if heatmaps else None
+    heatmap = await drawing.drawn(partial(draw_heatmap, heatmaps)) if heatmaps else None
     if include & FORMS:
-        return await asyncio.to_thread(assemble, seen, model, heatmap, include)
+        return await drawing.drawn(partial(assemble, seen, model, heatmap, include))
     return assemble(seen, model, heatmap, include)
 
 

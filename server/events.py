@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Set
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
@@ -24,6 +24,7 @@ from engines.events import (
     UnionReady,
 )
 from server.collect import draw_heatmap
+from server.drawing import Drawing
 from server.errors import URN, problem_of
 from server.forms import FORMS, mask_info
 from server.schemas import (
@@ -160,9 +161,12 @@ class StreamEvent(RootModel[Annotated[WireEvent, Field(discriminator="type")]]):
 class Narrator:
     """Tells one request's story: numbers its events and notes when they came. `include` as in its options."""
 
-    def __init__(self, id: str | None, model: str, include: Set[Extra] = frozenset()) -> None:
+    def __init__(
+        self, id: str | None, model: str, drawing: Drawing, include: Set[Extra] = frozenset()
+    ) -> None:
         self.id = id
         self._model = model
+        self._drawing = drawing
         self._include = include
         self._seq = 0
         self._accepted: float | None = None
@@ -170,12 +174,12 @@ class Narrator:
     async def tell(self, event: Event) -> WireEvent:
         """The pipeline's event for the wire."""
         if isinstance(event, HeatmapReady):
-            drawn = await asyncio.to_thread(draw_heatmap, [event.probabilities])
+            drawn = await self._drawing.drawn(partial(draw_heatmap, [event.probabilities]))
             return HeatmapEvent(
                 **self._stamp(), object=event.object, mask_type=event.mask_type, **drawn.model_dump()
             )
         if isinstance(event, MaskReady) and self._include & FORMS:
-            info = await asyncio.to_thread(mask_info, event, self._include)
+            info = await self._drawing.drawn(partial(mask_info, event, self._include))
             return MaskEvent(**self._stamp(), **info.model_dump())
         return self._tell(event)
 

@@ -34,12 +34,17 @@ def this_machine() -> Machine:
     return Machine("CPU", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def misfits(settings: Settings, machine: Machine) -> list[str]:
-    """What keeps `machine` from serving the settings' bundle as they say, a sentence each; digests are not compared."""
+def misfits(settings: Settings, machine: Machine, *, vision_alone: bool = False) -> list[str]:
+    """What keeps `machine` from serving the settings' bundle as they say, a sentence each; digests are not compared.
+
+    `vision_alone`: the vLLM servers take none of the machine's memory.
+    """
     try:
         needs = requirements(Bundle.load(settings.bundle, verify=False))
     except BundleError as error:
         return [f"bundle: {error}"]
+    if vision_alone:
+        return [*_heads(settings, needs), *_whole(needs.vision, machine)]
     return [*_heads(settings, needs), *_memory(settings, needs, machine)]
 
 
@@ -54,11 +59,18 @@ def _heads(settings: Settings, needs: Requirements) -> list[str]:
 def _memory(settings: Settings, needs: Requirements, machine: Machine) -> list[str]:
     size, share = settings.vllm.tensor_parallel_size, settings.vllm.memory_share
     least, server = needs.least(size), needs.server(size)
-    told = f"{machine.memory / GIB:.1f} GiB ({machine.name})"
-    if least > machine.memory:
-        return [f"bundle: it takes at least {least / GIB:.1f} GiB of each device's memory, which is {told}"]
-    if share is not None and server > share * machine.memory:
-        return [
-            f"vllm.memory_share: a server takes at least {server / GIB:.1f} GiB, more than {share:g} of {told}"
-        ]
-    return []
+    if (faults := _whole(least, machine)) or share is None or server <= share * machine.memory:
+        return faults
+    told = f"more than {share:g} of {_told(machine)}"
+    return [f"vllm.memory_share: a server takes at least {server / GIB:.1f} GiB, {told}"]
+
+
+def _whole(least: int, machine: Machine) -> list[str]:
+    if least <= machine.memory:
+        return []
+    took = f"it takes at least {least / GIB:.1f} GiB of each device's memory"
+    return [f"bundle: {took}, which is {_told(machine)}"]
+
+
+def _told(machine: Machine) -> str:
+    return f"{machine.memory / GIB:.1f} GiB ({machine.name})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import threading
 from collections.abc import Set
 from dataclasses import asdict
 
@@ -21,8 +20,6 @@ from server.schemas import CocoIds, CocoResult, Extra, MaskInfo, SegmentResponse
 
 FORMS: frozenset[Extra] = frozenset({"polygon", "png"})
 PNG_LEVEL = 3  # zlib's; masks are nearly as small as with 9
-_DRAWING = threading.BoundedSemaphore(2)
-"""Of the largest images each drawing takes hundreds of megabytes."""
 
 
 def mask_info(mask: MaskReady, include: Set[Extra]) -> MaskInfo:
@@ -30,14 +27,13 @@ def mask_info(mask: MaskReady, include: Set[Extra]) -> MaskInfo:
     info = MaskInfo(**asdict(mask))
     if not include & FORMS:
         return info
-    with _DRAWING:
-        pixels = masks.decode(mask.rle)
-        return info.model_copy(
-            update={
-                "polygon": polygons(pixels) if "polygon" in include else None,
-                "png_base64": base64.b64encode(_png(pixels)).decode("ascii") if "png" in include else None,
-            }
-        )
+    pixels = masks.decode(mask.rle)
+    return info.model_copy(
+        update={
+            "polygon": polygons(pixels) if "polygon" in include else None,
+            "png_base64": base64.b64encode(_png(pixels)).decode("ascii") if "png" in include else None,
+        }
+    )
 
 
 def polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
@@ -73,8 +69,7 @@ def coco_results(response: SegmentResponse, ids: CocoIds | None) -> list[CocoRes
 def overlay_png(data: bytes, limits: ImageLimits, response: SegmentResponse) -> bytes:
     """The masks over the image file `data`, as a PNG. Blocking."""
     buffer = io.BytesIO()
-    with _DRAWING:
-        draw_overlay(decode(data, limits), response).save(buffer, "PNG", compress_level=PNG_LEVEL)
+    draw_overlay(decode(data, limits), response).save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

@@ -66,6 +66,12 @@ class Readiness:
             self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(self._asking)
 
+    async def aclose(self) -> None:
+        """Stop asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
     async def _ask(self) -> list[Check]:
         """Asks both vLLM servers, and what requests go on without."""
         return [*await self._roles(), self._vision, self._request, *await self._beside()]

@@ -26,6 +26,7 @@ from engines.request import SegmentRequest, mask_types
 from engines.vision.runtimes.base import VisionRuntime
 from server.admission import Admission, Caller, Callers, KeysInvalid, RateLimits
 from server.cache.opening import open_redis
+from server.drawing import Drawing, draw_threads
 from server.image_store import ImageStore
 from server.images import ImageLoader
 from server.readiness import Readiness
@@ -94,6 +95,7 @@ class Services:
     model: ModelInfo
     pipeline: Pipeline
     sources: ImageSources
+    drawing: Drawing
     callers: Callers
     admission: Admission
     sockets: Admission
@@ -187,7 +189,7 @@ async def open_services(
     """
     telemetry = telemetry or Telemetry()
     telemetry.running(engines.name, str(engines.vision.info().get("runtime", "")))
-    with ThreadPoolExecutor(settings.image_threads, "image") as image_threads:
+    with ThreadPoolExecutor(settings.image_threads, "image") as image_threads, draw_threads() as drawers:
         async with (
             open_redis(settings, telemetry.caches) as redis,
             open_pipeline(
@@ -214,6 +216,7 @@ async def open_services(
                 model=engines.info(),
                 pipeline=pipeline,
                 sources=ImageSources(loader, store, remote, limits, pipeline),
+                drawing=Drawing(drawers),
                 callers=Callers(settings.keys, settings.limits, rates),
                 admission=Admission(settings.max_in_flight, settings.max_queued),
                 sockets=Admission(settings.max_sockets, 0),
@@ -235,9 +238,8 @@ async def open_services(
                 yield services
             finally:
                 warming.cancel()
-                await asyncio.gather(
-                    warming, services.sources.aclose(), rates.aclose(), return_exceptions=True
-                )
+                ending = (services.readiness.aclose(), services.sources.aclose(), rates.aclose())
+                await asyncio.gather(warming, *ending, return_exceptions=True)
 
 
 async def _try_request(pipeline: Pipeline, engines: Engines) -> None:

@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     redis_max_value_mib: PositiveFloat = Field(9.0, description="the largest value kept in it")
     embedding_ttl_seconds: PositiveFloat = Field(3600.0, description="how long it keeps an image's embedding")
     embedding_lease_seconds: PositiveFloat = Field(
-        3.0, description="how long the others wait for the replica that encodes an image"
+        3.0, description="how soon the others take over from a replica that died while it encoded an image"
     )
 
     vision: RuntimeName = Field(

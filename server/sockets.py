@@ -77,7 +77,7 @@ class Session:
         self._requests: dict[str, _Asked] = {}
         self._owed: _Asked | None = None
         """Whose image the next binary frame is."""
-        self._itself = Narrator(None, services.model.id)
+        self._itself = Narrator(None, services.model.id, services.drawing)
         self._malformed = 0
         self._begun = 0
 
@@ -159,7 +159,7 @@ class Session:
                 raise _Closing(POLICY, "too many frames that cannot be read")
         named = error.id if isinstance(error, MessageRejected) else None
         own = named is not None and named not in self._requests
-        narrator = Narrator(named, self._services.model.id) if own else self._itself
+        narrator = Narrator(named, self._services.model.id, self._services.drawing) if own else self._itself
         await self._outbox.put(narrator.fail(error, "socket"))
 
     async def _take(self, message: Message) -> None:
@@ -178,7 +178,11 @@ class Session:
         if self._owed is not None:
             raise _Closing(POLICY, "the binary frame of another request was expected")
         frame = asyncio.get_running_loop().create_future() if message.image is None else None
-        asked = _Asked(message, Narrator(message.id, self._services.model.id, message.include), frame)
+        asked = _Asked(
+            message,
+            Narrator(message.id, self._services.model.id, self._services.drawing, message.include),
+            frame,
+        )
         if frame is not None:
             self._owed = asked
         self._requests[message.id] = asked

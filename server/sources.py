@@ -75,11 +75,16 @@ class ImageSources:
         return await self._store.get(id)
 
     async def delete(self, id: str) -> None:
-        """Forget an uploaded image and all that was made of it. Raises `RequestRejected` as `find`."""
+        """Forget an uploaded image and all that was made of it.
+
+        Raises `RequestRejected` as `find`, and when others may still know the image; this process then does not.
+        """
         await self._store.get(id)
-        await self._store.discard(id)
-        self._loader.forget(id)
-        await self._pipeline.forget(id)
+        try:
+            await self._store.discard(id)
+        finally:  # after the file, of which they would be made again
+            self._loader.forget(id)
+            await self._pipeline.forget(id)
 
     async def aclose(self) -> None:
         """Stop the encodes under way."""

@@ -53,9 +53,8 @@ class Telling:
             services.pipeline.segment(self.options.to_request(), self.load, deadline)
         ) as events:
             async for event in events:
-                told = await self.narrator.tell(event)
                 async with deadline.bound():  # a reader that is slow keeps its turn no longer
-                    await put(told)
+                    await put(await self.narrator.tell(event))
 
 
 class EventStream(Response):

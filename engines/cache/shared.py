@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 FIRST_PAUSE, LONGEST_PAUSE, GROWTH = 0.01, 0.1, 1.5  # seconds between two looks at what another replica makes
+RENEWALS = 3  # of a lease within its time, so that one of them may fail
+MOST_LEASES = 10
+"""So many times the time of a lease it is renewed for at most, and waited for: a maker may hang, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class SharedLevel(Protocol):
 
     @property
     def lease_seconds(self) -> float:
-        """How long a lease holds that nobody gives back."""
+        """How long a lease holds that nobody renews or gives back."""
         ...
 
     def takes(self, nbytes: int) -> bool:
@@ -42,6 +46,10 @@ class SharedLevel(Protocol):
 
     async def claim(self, key: str) -> Claim:
         """The value, or else a lease on it; never the lease on a value that is there."""
+        ...
+
+    async def renew(self, key: str, token: str) -> bool:
+        """Let a lease hold for its whole time again; False if it is not the token's any more."""
         ...
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
@@ -61,10 +69,10 @@ async def claim_or_wait(level: SharedLevel, key: str) -> Claim:
     """A claim that outlasts another replica's: never ``busy``.
 
     Looks again and again while another replica makes the value, and takes over when that one gives up or dies.
-    After the time of a lease nobody is waited for any more: then it is ``unavailable``.
+    After `MOST_LEASES` leases nobody is waited for any more: then it is ``unavailable``.
     """
     clock = asyncio.get_running_loop().time
-    pause, last = FIRST_PAUSE, clock() + level.lease_seconds
+    pause, last = FIRST_PAUSE, clock() + MOST_LEASES * level.lease_seconds
     while (claim := await level.claim(key)) == "busy":
         left = last - clock()
         if left <= 0:
@@ -72,3 +80,24 @@ async def claim_or_wait(level: SharedLevel, key: str) -> Claim:
         await asyncio.sleep(min(pause, left))
         pause = min(pause * GROWTH, LONGEST_PAUSE)
     return claim
+
+
+@asynccontextmanager
+async def held(level: SharedLevel, key: str, token: str | None) -> AsyncIterator[None]:
+    """A lease, if there is one, is renewed while the value is made, for `MOST_LEASES` leases at most."""
+    if token is None:
+        yield
+        return
+    renewing = asyncio.create_task(_renew(level, key, token))
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+
+async def _renew(level: SharedLevel, key: str, token: str) -> None:
+    for _ in range((MOST_LEASES - 1) * RENEWALS):  # the last one holds for a lease
+        await asyncio.sleep(level.lease_seconds / RENEWALS)
+        if not await level.renew(key, token):
+            return

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.mllm.results import RoleHealth
-from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, Refusal
+from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, ImageData, Pooling, Refusal
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -44,9 +44,10 @@ class VllmRole:
 
     Every call raises MllmUnavailable when the server cannot be reached, fails or refuses, DeadlineExceeded at
     `deadline` (the event loop's clock, seconds), and InvalidInput when the text is too long for the model.
-    An image the server has seen is sent by name only; should the server have dropped it, or fail as if it had,
-    the call is repeated with the data once, while nothing has been yielded. `headers` gives what goes along with a
-    call that is about to be made.
+    An image the server has seen is sent by name only, and one it has not with the first prefill of a call only, as
+    vLLM takes them in their order; should the server have dropped it, or fail as if it had, the call is repeated with
+    the data in each prefill once, while nothing has been yielded. `headers` gives what goes along with a call that is
+    about to be made.
     """
 
     def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -119,19 +120,24 @@ class VllmRole:
         return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
-        named = request.image.digest in self._known
-        response = await self._post(request, with_data=not named, stream=stream)
-        if response.status_code in (DROPPED if named else MISLAID):
+        data = self._data(request)
+        response = await self._post(request, data, stream=stream)
+        if response.status_code in (MISLAID if data == "each" else DROPPED):
             self._known.discard(request.image.digest)
             await response.aclose()
-            response = await self._post(request, with_data=True, stream=stream)
+            response = await self._post(request, "each", stream=stream)
         if not response.is_success:
             raise self._refused(response.status_code, await response.aread())
         self._known.add(request.image.digest)
         return response
 
-    async def _post(self, request: Call, *, with_data: bool, stream: bool) -> httpx.Response:
-        body = request.body(with_data=with_data)
+    def _data(self, request: Call) -> ImageData:
+        if request.image.digest in self._known:
+            return "none"
+        return "first" if isinstance(request, Pooling) and len(request.prefills) > 1 else "each"
+
+    async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
+        body = request.body(data)
         return await self._client.send(
             self._client.build_request("POST", request.path, json=body, headers=self._headers()),
             stream=stream,

@@ -16,6 +16,8 @@ from engines.mllm.image import MllmImage
 
 CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 """The last message is the assistant's text so far; the model goes on from its last character."""
+ImageData = Literal["each", "first", "none"]
+"""With which prefills of a call the image's data goes; with the others it is only named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,9 @@ class Generation:
         """The image the call is about."""
         return self.prefill.image
 
-    def body(self, *, with_data: bool) -> dict[str, object]:
+    def body(self, data: ImageData) -> dict[str, object]:
         """The request's JSON. Decoding is greedy, so that one request has one answer."""
-        messages = self.prefill.messages(with_data=with_data)
+        messages = self.prefill.messages(with_data=data != "none")
         return {
             "messages": messages,
             "temperature": 0.0,
@@ -74,9 +76,13 @@ class Pooling:
         """The image the call is about."""
         return self.prefills[0].image
 
-    def body(self, *, with_data: bool) -> dict[str, object]:
+    def body(self, data: ImageData) -> dict[str, object]:
         """The request's JSON: states as the model has them, not normalised, float32 in base64."""
-        batch = [prefill.messages(with_data=with_data) for prefill in self.prefills]
+        first, *others = self.prefills
+        batch = [
+            first.messages(with_data=data != "none"),
+            *(prefill.messages(with_data=data == "each") for prefill in others),
+        ]
         encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
         return {"messages": batch, "use_activation": False, **encoding, **CONTINUE}
 
@@ -89,9 +95,9 @@ class Reading:
     user: str
     path: str = "/pooling"
 
-    def body(self, *, with_data: bool) -> dict[str, object]:
+    def body(self, data: ImageData) -> dict[str, object]:
         """The request's JSON: states as the model has them, not normalised, float32 in base64."""
-        messages = Prefill(self.image, self.user, "").messages(with_data=with_data)[:1]
+        messages = Prefill(self.image, self.user, "").messages(with_data=data != "none")[:1]
         encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
         return {"messages": messages, "use_activation": False, "add_generation_prompt": False, **encoding}
 

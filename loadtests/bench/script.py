@@ -96,7 +96,7 @@ class PlainScript:
         }
         request = Generation(self._prefill(image, prompt, self._answer.opened()), options)
         text = ""
-        async with self._reasoner.stream("POST", request.path, json=request.body(with_data=True)) as answer:
+        async with self._reasoner.stream("POST", request.path, json=request.body("each")) as answer:
             answer.raise_for_status()
             async for line in answer.aiter_lines():
                 if line.startswith(DATA) and line != f"{DATA}[DONE]":
@@ -164,6 +164,6 @@ class PlainScript:
         return PoolingAnswer.model_validate(await self._post(self._concentrator, request)).vectors()
 
     async def _post(self, http: httpx.AsyncClient, request: Generation | Pooling) -> Any:
-        answer = await http.post(request.path, json=request.body(with_data=True))
+        answer = await http.post(request.path, json=request.body("each"))
         answer.raise_for_status()
         return json.loads(answer.content)

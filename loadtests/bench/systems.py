@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import Protocol
 import httpx
 
 from engines.bundles import Bundle
+from engines.mllm import leash
 from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import open_runtime
@@ -149,32 +152,50 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def child_server(
-    command: Sequence[str], port: int, log_file: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A server as a child process with a leash, which ends with the block, or with this process. Waits for it.
+    """A server as a leashed child process, once it is healthy. Raises SystemExit if it ends before that."""
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        leashed(command, log, environment) as child,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=None, limits=limits, trust_env=False
+        ) as http,
+    ):
+        async with asyncio.timeout(START_SECONDS):
+            while not await _healthy(http):
+                if child.returncode is not None:
+                    raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}: see {log}")
+                await asyncio.sleep(POLL_SECONDS)
+        yield http
 
-    Raises SystemExit if it ends before it is ready.
-    """
-    with log_file.open("wb") as log:
+
+@asynccontextmanager
+async def leashed(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A command that ends with the block, or with this process, and takes all that it started along."""
+    with log.open("wb") as file:
         child = await asyncio.create_subprocess_exec(
-            *command, stdout=log, stderr=log, start_new_session=True, env=environment
+            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env=environment,
         )
     try:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=None, limits=httpx.Limits(max_connections=None)
-        ) as http:
-            async with asyncio.timeout(START_SECONDS):
-                while not await _healthy(http):
-                    if child.returncode is not None:
-                        raise SystemExit(
-                            f"{shlex.join(command)} ended with {child.returncode}: see {log_file}"
-                        )
-                    await asyncio.sleep(POLL_SECONDS)
-            yield http
+        yield child
     finally:
         with suppress(ProcessLookupError):
-            child.terminate()  # the leash ends the whole tree
-        await child.wait()
+            child.terminate()
+        try:
+            async with asyncio.timeout(2 * GRACE_SECONDS):  # the leash itself kills after one
+                await child.wait()
+        except TimeoutError:
+            os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
 
 
 async def _healthy(http: httpx.AsyncClient) -> bool:

@@ -37,8 +37,7 @@ from engines.bundles import Bundle
 from engines.errors import EngineError
 from engines.events import MaskType
 from engines.images import PreparedImage
-from engines.mllm import leash
-from engines.mllm.launcher import GRACE_SECONDS, VllmServers
+from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
 from engines.mllm.wire import Generation
 from engines.vision.runtimes import open_runtime
@@ -176,8 +175,7 @@ async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[st
     """The URL of a reason server that speculates. The launcher would not have it: see above."""
     config = VllmConfig(reason_flags=further_flags(name, model))
     port, device = free_port(), installed_device()
-    command = [sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS), sys.executable]
-    command += arguments(config, "reason", device, model, port)
+    command = [sys.executable, *arguments(config, "reason", device, model, port)]
     surroundings = environment(config, "reason", device, os.environ)
     async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
         yield str(http.base_url)

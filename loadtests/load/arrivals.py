@@ -40,6 +40,14 @@ class Load:
         return Load(tuple(rate / parts for rate in self.rates), self.seconds, self.wave)
 
 
+def chance_of(seed: int, process: int) -> random.Random:
+    """The chance of one of the processes that bring a load: the same again for the same seed, anything for 0.
+
+    No two processes have the same one: they would bring the same clients at the same moments.
+    """
+    return random.Random(f"{seed} {process}") if seed else random.Random()
+
+
 def arrivals(load: Load, chance: random.Random) -> Iterator[float]:
     """The seconds at which clients come: a Poisson process, thinned to a rate that changes (Lewis and Shedler, 1979).
 

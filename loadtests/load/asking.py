@@ -17,7 +17,9 @@ from loadtests.load.scenarios import Transport
 
 URN = "urn:r2sm:problem:"
 CLOSE_SECONDS = 1.0
-FAULTS = (httpx.HTTPError, WebSocketException, OSError, ValueError)
+STRANGE = (ValueError, LookupError, TypeError, AttributeError)
+"""What the reading of an answer fails with that is no JSON, or other JSON than this server's."""
+FAULTS = (httpx.HTTPError, WebSocketException, OSError, *STRANGE)
 """What a request may fail with beside a problem document: lost connections and answers that cannot be read."""
 
 
@@ -200,7 +202,7 @@ def refusal(response: httpx.Response) -> str:
     """The outcome that a response stands for which is no answer."""
     try:
         return slug(response.json())
-    except ValueError:
+    except STRANGE:
         return f"http-{response.status_code}"
 
 

@@ -84,10 +84,10 @@ def summarise(records: Sequence[Record], seconds: float, good: Mapping[str, floa
     if stayed:
         figures |= {
             "goodput_share": kept / len(stayed),
-            "error_share": 1 - len(answered) / len(stayed),
+            "error_share": (len(stayed) - len(answered)) / len(stayed),
         }
     if records:
-        figures["left_share"] = 1 - len(stayed) / len(records)
+        figures["left_share"] = (len(records) - len(stayed)) / len(records)
     figures |= _ratio("second_over_first", [r for r in answered if r.nth], [r for r in answered if not r.nth])
     figures |= _drift(answered)
     stages = {name for record in answered for name in record.stages}

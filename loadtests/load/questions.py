@@ -56,8 +56,11 @@ def folder_pictures(folder: Path) -> list[Picture]:
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is no folder")
     listed = folder / PROMPTS_FILE
-    prompts = listed.read_text("utf-8").splitlines() if listed.exists() else []
-    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
+    try:
+        lines = listed.read_text("utf-8").splitlines() if listed.exists() else []
+    except ValueError as error:
+        raise InvalidInput(f"{listed} is no text in UTF-8: {error}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise InvalidInput(f"{listed} must hold at least one prompt, one a line")
     files = sorted(file for file in folder.iterdir() if file.is_file() and file != listed)
@@ -71,6 +74,8 @@ def _checked(file: Path) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS):
             return data
+    except Image.DecompressionBombError as error:
+        raise InvalidInput(f"{file}: {error}") from error
     except (UnidentifiedImageError, OSError) as error:
         raise InvalidInput(f"{file} is neither a PNG nor a JPEG file") from error
 

@@ -56,7 +56,7 @@ class LoadReport:
 
 
 def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
-    """Count and judge. Steps that were not reached are left out; what the server says is of all of them.
+    """Count and judge. Steps that a run did not reach before it broke off are left out; what the server says is of all.
 
     The last step lasts until its clients have asked their last prompts, or until the run broke off.
     """
@@ -70,7 +70,7 @@ def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
     for number, rate in enumerate(load.rates):
         records = [record for record in ran.records if record.step == number]
         begins, is_last = number * load.seconds, number + 1 == len(load.rates)
-        if records:
+        if records or not ran.fault:
             seconds = end - begins if is_last else min(load.seconds, end - begins)
             summary = summarise(records, seconds, good)
             steps.append(Step(rate, summary, judge(objectives, served | summary.figures)))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.mllm import leash
 from loadtests.load.arrivals import Load
 from loadtests.load.records import Record, read_records
 from loadtests.load.scenarios import Scenario, Transport
@@ -84,33 +85,39 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Ran:
     """Run Locust to its end, or until it or the server fails, or Ctrl-C; what was measured till then is kept."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     (plan.folder / RECORDS).unlink(missing_ok=True)
-    before = read_metrics(plan.url, plan.key)
+    before = read_metrics(plan.url, plan.key, tell)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     if plan.key:
         environment["R2SM_API_KEY"] = plan.key
     with (plan.folder / LOG).open("wb") as log:
+        leashed = [sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)]
         child = subprocess.Popen(
-            plan.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            [*leashed, *plan.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )
         fault = _watch(child, plan, tell)
     kept = read_records(plan.folder / RECORDS)
-    if kept.ending is not None:
+    if kept.ending is not None and not (fault and kept.ending.fault):
         fault = kept.ending.fault
     elif not fault:
         words = (plan.folder / LOG).read_text("utf-8", "replace")[-LAST_WORDS:].strip()
         fault = f"the load generator ended with status {child.returncode}: {words}"
-    return Ran(plan, kept.records, before, read_metrics(plan.url, plan.key), fault)
+    return Ran(plan, kept.records, before, read_metrics(plan.url, plan.key, tell), fault)
 
 
 def _watch(child: subprocess.Popen[bytes], plan: Plan, tell: Callable[[str], None]) -> str:
-    """Wait for Locust, which also hears of a Ctrl-C; returns why it was stopped, if it was."""
+    """Wait for Locust, which also hears of a Ctrl-C; returns why it was stopped, if it was.
+
+    It is on a leash: it ends with this process, and so do its own.
+    """
     began = told = time.monotonic()
     visit = plan.scenario.prompts * (plan.patience + LONG_PAUSE * plan.scenario.think)
     longest = START_SECONDS + plan.load.total + visit
     try:
         while child.poll() is None:
             now = time.monotonic()
-            if plan.workers == 0 and now - began > longest:
+            if plan.workers and not (plan.folder / RECORDS).exists():
+                began = now  # the workers may still be coming
+            if now - began > longest:
                 return f"it was not over after {longest:.0f} s"
             if now - told > TELL_SECONDS:
                 told = now
@@ -134,7 +141,7 @@ def _lines(path: Path) -> int:
 def _end(child: subprocess.Popen[bytes]) -> None:
     child.terminate()
     try:
-        child.wait(GRACE_SECONDS)
+        child.wait(2 * GRACE_SECONDS)  # the leash itself kills after one
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
@@ -26,23 +27,33 @@ class Reading:
     sums: Sums
 
 
-def read_metrics(url: str, key: str | None) -> Reading:
-    """Read all pages that this machine may read."""
+def read_metrics(
+    url: str, key: str | None, tell: Callable[[str], None], transport: httpx.BaseTransport | None = None
+) -> Reading:
+    """Read all pages that this machine may read; one that holds something else is told of and left out."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     sums: Sums = {}
-    with httpx.Client(base_url=url, headers=headers, timeout=SECONDS) as http:
+    with httpx.Client(
+        base_url=url, headers=headers, timeout=SECONDS, trust_env=False, transport=transport
+    ) as http:
         for name, path in PAGES.items():
             try:
                 response = http.get(path)
             except httpx.HTTPError:
                 continue
-            if response.is_success:
-                sums |= {f"{name} {metric}": value for metric, value in page_sums(response.text).items()}
+            if not response.is_success:
+                continue
+            try:
+                found = page_sums(response.text)
+            except ValueError as error:
+                tell(f"{path} of the server holds no metrics: {error}")
+                continue
+            sums |= {f"{name} {metric}": value for metric, value in found.items()}
     return Reading(sums)
 
 
 def page_sums(page: str) -> Sums:
-    """The samples of a page, added up over all labels but ``cache``."""
+    """The samples of a page, added up over all labels but ``cache``. Raises `ValueError` for what is no such page."""
     sums: Sums = {}
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

@@ -1,4 +1,4 @@
-"""Leases on Redis: one replica makes a value, and a lease that nobody gives back ends by itself.
+"""Leases on Redis: one replica makes a value, and a lease that nobody renews or gives back ends by itself.
 
 A key and its lease share a hash tag, so that they live on one node of a Redis cluster.
 """
@@ -12,6 +12,12 @@ if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return 1 end
 return 0
 """
 """The value (at most ARGV[1] + 1 bytes), else 1 and the lease for the token ARGV[2] and ARGV[3] ms, else 0."""
+
+RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+"""Let the lease hold for ARGV[2] ms from now if it still is the token's ARGV[1]."""
 
 RELEASE = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end

@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engines.cache.observer import CacheName, CacheObserver, Trouble
 from engines.cache.shared import Claim, Found, Leased
 from server.cache.breaker import CircuitBreaker
-from server.cache.lease import CLAIM, RELEASE, lease_key, value_key
+from server.cache.lease import CLAIM, RELEASE, RENEW, lease_key, value_key
 
 READ_BYTES = 1 << 20
 """An embedding is read in a few pieces: in pieces of the library's 32 KiB it takes ten times as long."""
@@ -77,13 +77,14 @@ class RedisLevel:
         self._all = CircuitBreaker("all", limits.failures, limits.pause, observer.breaker, clock)
         self._writes = CircuitBreaker("writes", 1, limits.pause, observer.breaker, clock)
         self._claim = self._redis.register_script(CLAIM)
+        self._renew = self._redis.register_script(RENEW)
         self._release = self._redis.register_script(RELEASE)
         self._later: set[asyncio.Task[None]] = set()
         self._last_fault = ""
 
     @property
     def lease_seconds(self) -> float:
-        """How long a lease holds that nobody gives back."""
+        """How long a lease holds that nobody renews or gives back."""
         return self._limits.lease_seconds
 
     def takes(self, nbytes: int) -> bool:
@@ -136,6 +137,12 @@ class RedisLevel:
             return False
         self._writes.succeeded()
         return True
+
+    async def renew(self, key: str, token: str) -> bool:
+        """Let a lease hold for its whole time again; False if it is not the token's any more."""
+        args: list[int | str] = [token, int(self._limits.lease_seconds * 1000)]
+        where = lease_key(self._prefix, key)
+        return await self._ask(lambda: self._renew(keys=[where], args=args)) != 0
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         """Begin to keep what `encode` gives; then give the lease back. `encode` runs in a thread."""

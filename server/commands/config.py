@@ -59,12 +59,17 @@ def _check(file: Path | None, gpu_gib: float | None) -> None:
 
 
 def _misfits(settings: Settings, gpu_gib: float | None) -> list[str]:
-    """Whether the bundle fits; what of it is asked for elsewhere may not be here to be looked at."""
+    """Whether the bundle fits, of which this machine holds the vision model alone where vLLM runs elsewhere.
+
+    What of it is asked for elsewhere may not be here to be looked at.
+    """
     if not settings.bundle.exists():
         typer.echo(f"{settings.bundle} is not here: whether it fits was not looked at", err=True)
         return []
-    machine = Machine("as told", 1, int(gpu_gib * GIB)) if gpu_gib else this_machine()
-    return misfits(settings, machine)
+    if gpu_gib:
+        return misfits(settings, Machine("as told", 1, int(gpu_gib * GIB)))
+    elsewhere = bool(settings.reason_url or settings.concentrate_url)
+    return misfits(settings, this_machine(), vision_alone=elsewhere)
 
 
 def as_toml(model: BaseModel, table: str = "") -> str:

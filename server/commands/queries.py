@@ -12,7 +12,7 @@ from tqdm import tqdm
 from engines.errors import InvalidInput
 from engines.evaluation.datasets import Layout, open_annotated, recognise
 from engines.evaluation.datasets.annotated import Annotated as AnnotatedSet
-from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, generate
+from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, Origin, generate
 from engines.evaluation.questions import FaultyData
 
 
@@ -29,9 +29,11 @@ def queries(
 ) -> None:
     """Ask a chat model for five modal and five amodal queries about each picture, clean and log them.
 
-    OUT can be evaluated with `--dataset r2sm`. Run again, it goes on with the pictures that have no queries yet. Ends
-    with exit code 1 if a picture is without all its queries.
+    OUT can be evaluated with `--dataset r2sm`. Run again with the same data and model, it goes on with the pictures
+    that have no queries yet. Ends with exit code 1 if a picture is without all its queries.
     """
+    if out.resolve() == folder.resolve():
+        raise typer.BadParameter(f"--out: {out} is the folder of the annotated pictures itself")
     layout = dataset or recognise(folder)
     if layout is None:
         raise typer.BadParameter(
@@ -39,9 +41,8 @@ def queries(
         )
     try:
         pictures = open_annotated(layout, folder)
-        short = asyncio.run(
-            _all(pictures, ChatEndpoint(url, model, key), Export(out), limit, concurrency, strict)
-        )
+        export = Export(out, Origin(data=folder.resolve(), layout=layout, model=model))
+        short = asyncio.run(_all(pictures, ChatEndpoint(url, model, key), export, limit, concurrency, strict))
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
     except ChatFailed as error:

@@ -113,6 +113,8 @@ def _segment_one(
     connect: Connect, file: Path, prompt: str | None, options: Options, out: Path | None, as_json: bool
 ) -> None:
     """One image; on a terminal the reasoning is shown as it comes."""
+    if out is not None and out.exists() and out.samefile(file):
+        raise typer.BadParameter(f"--out: {out} is the image itself")
     live = sys.stdout.isatty() and not as_json
     data = file.read_bytes()
     response = asyncio.run(_ask(connect, data, prompt, options, _show if live else None))

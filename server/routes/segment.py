@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
+from functools import partial
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response, WebSocket
@@ -57,7 +57,8 @@ async def segment(request: Request, services: CurrentServices, caller: CurrentCa
         return await services.sources.load(upload.image)
 
     if form == EVENT_STREAM:
-        narrator = Narrator(f"seg_{uuid.uuid4().hex}", services.model.id, upload.options.include)
+        id = f"seg_{uuid.uuid4().hex}"
+        narrator = Narrator(id, services.model.id, services.drawing, upload.options.include)
         return EventStream(Telling(upload.options, load, caller, narrator), services)
     response = await unless_left(request, answer(upload.options, load, deadline, services, caller))
     if form == COCO:
@@ -75,7 +76,8 @@ async def _overlay(upload: Upload, deadline: Deadline, services: Services, calle
         return await services.sources.load(data)
 
     async with answered(upload.options, load, deadline, services, caller) as response:
-        return await asyncio.to_thread(overlay_png, data, services.upload_limits.image, response)
+        draw = partial(overlay_png, data, services.upload_limits.image, response)
+        return await services.drawing.drawn(draw)
 
 
 @router.websocket("/segment/stream")

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from engines.mllm.vllm_config import Device, Role, VllmConfig, arguments, environment
+from server.cli import app
 from server.settings import Settings
 from tests.deploy.compose import BOTH, FOLDER, VARIABLE, services
 from tests.deploy.dockerfiles import ROOT
@@ -110,6 +113,19 @@ def test_one_gpu_is_shared_by_memory() -> None:
     for name in ("gateway", "reason", "concentrate"):
         [device] = services("gpu")[name]["deploy"]["resources"]["reservations"]["devices"]
         assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+@both
+def test_the_load_test_is_one_that_the_command_line_takes(which: str) -> None:
+    service = services(which)["loadtest"]
+    assert (service["entrypoint"], service["command"][0]) == (["r2sm"], "loadtest")
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    given = command.commands["loadtest"].make_context("loadtest", service["command"][1:]).params
+    assert any(given["report"].is_relative_to(mount.split(":")[0]) for mount in service["tmpfs"])
+    host, _, port = given["url"].removeprefix("http://").partition(":")
+    assert services(which)[host]["ports"][0].endswith(f":{port}")
+    assert set(services(which)[host]["networks"]) & set(service["networks"])
 
 
 def test_images_are_those_of_the_cluster() -> None:

@@ -97,6 +97,13 @@ def test_versions_are_the_projects() -> None:
         assert set(pinned) <= wanted, set(pinned) - wanted
 
 
+def test_the_gateways_image_has_what_its_commands_need() -> None:
+    [path] = [path for path in DOCKERFILES if path.stem == "gateway"]
+    [extras] = re.findall(r'"\.\[([\w,]+)\]"', " ".join(all_of(stages(path)[0], "RUN")))
+    assert set(extras.split(",")) == {"tracing", "loadtests"}
+    assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+
+
 def test_only_the_demo_bundle_is_baked_in() -> None:
     for path in DOCKERFILES:
         for stage in stages(path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import cast
@@ -16,6 +18,7 @@ from engines.errors import InvalidInput
 from engines.vision.masks import iou
 from engines.vision.runtimes import open_runtime
 from loadtests.bench import __main__ as bench
+from loadtests.bench import systems
 from loadtests.bench.check import Kept, as_table, compare, noise_of, read_ratios, record
 from loadtests.bench.figures import FIGURES, Pair, Pairs, as_line
 from loadtests.bench.reference import Reference
@@ -27,6 +30,7 @@ from server.client import SegmentClient, ServerAway
 from tests.server.gateway_process import gateway
 from tests.stand_ins import tiny_vision
 from tests.vllm_fixture import ServedModel
+from tests.waiting import until
 
 
 def pairs(**ratios: float) -> Pairs:
@@ -179,6 +183,37 @@ async def test_a_round_measures_every_figure_and_nobody_sees_a_file_of_anothers(
     seen = [set(system.files) for system in (reference, litserve, fastapi, script)]
     assert sum(map(len, seen)) == len(set().union(*seen))
     assert len(litserve.files) > len(set(litserve.files)), "four prompts to an image"
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = subprocess.Popen(["sleep", "600"])
+print(os.getpid(), worker.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    status = Path(f"/proc/{pid}/status")
+    return status.exists() and "\nState:\tZ" not in status.read_text()
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["deaf", "deaf, on a leash that is stuck"])
+async def test_a_server_that_does_not_end_is_killed(
+    stuck: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems, "GRACE_SECONDS", 0.3)
+    log = tmp_path / "log"
+    async with asyncio.timeout(60):
+        async with systems.leashed([sys.executable, "-c", STUBBORN], log) as child:
+            await until(lambda: log.read_text().endswith("\n"))
+            pids = [int(word) for word in log.read_text().split()]
+            if stuck:
+                os.kill(child.pid, signal.SIGSTOP)
+        assert child.returncode is not None
+        await until(lambda: not any(runs(pid) for pid in pids))
 
 
 def test_cpu_time_is_counted_over_all_threads() -> None:

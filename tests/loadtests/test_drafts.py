@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncGenerator
 
-from loadtests.drafts import Took, Trial, report
+from loadtests.drafts import AnyImage, Took, Trial, report, timed
+from server.client import SegmentClient
+from server.events import WireEvent
 
 
 def took(draft: float, mask: float, iou: float = math.nan, last: float | None = None) -> Took:
@@ -38,3 +41,18 @@ def test_without_any_draft_there_is_no_figure() -> None:
     lonely = Trial(new=took(math.nan, 2.0), known=took(math.nan, 1.0), drafts=[], both=[])
     assert "first draft / final mask, image known" in report([lonely], 3)
     assert report([lonely], 3).count("nan") == 5
+
+
+async def test_an_answer_without_masks_has_no_times() -> None:
+    class NoSuchObject(SegmentClient):
+        """In the place of a server that finds nothing."""
+
+        async def stream(
+            self, image: AnyImage, prompt: str | None = None, **options: object
+        ) -> AsyncGenerator[WireEvent, None]:
+            nothing: list[WireEvent] = []
+            for event in nothing:
+                yield event
+
+    found = await timed(NoSuchObject("http://server"), b"", "the unicorn", drafts=1)
+    assert (math.isnan(found.mask), math.isnan(found.last), found.drafts) == (True, True, 0)

@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 import json
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from inspect import signature
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from engines.errors import InvalidInput
+from loadtests.command import loadtest
 from loadtests.load.arrivals import Load, arrivals
 from loadtests.load.figures import figure_names, is_good, summarise
 from loadtests.load.objectives import SHIPPED, Objectives, judge, read_objectives
@@ -19,9 +26,9 @@ from loadtests.load.questions import Picture, as_new, folder_pictures
 from loadtests.load.records import Ending, Record, read_records
 from loadtests.load.report import as_page, as_text, make_report, write_report
 from loadtests.load.run import Plan, Ran
-from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Wave
-from loadtests.load.server_side import Reading, between, page_sums
-from loadtests.load.visits import Visits
+from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Transport, Wave
+from loadtests.load.server_side import Reading, between, page_sums, read_metrics
+from loadtests.load.visits import Visit, Visitor, Visits
 
 
 def record(intended: float, took: float | None, outcome: str = "ok", **more: object) -> Record:
@@ -74,6 +81,30 @@ def test_visits_are_what_the_scenario_says() -> None:
     assert sum(leaving) / len(leaving) == pytest.approx(0.05, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("transport", "status", "answer", "outcome"),
+    [
+        ("rest", 200, "hello", "JSONDecodeError"),
+        ("rest", 200, "{}", "KeyError"),
+        ("rest", 200, "[]", "TypeError"),
+        ("sse", 200, "data: {}\n\n", "KeyError"),
+        ("sse", 200, "hello", "broken-off"),
+        ("sse", 418, "[]", "http-418"),
+        ("rest", 503, '{"type": "urn:r2sm:problem:overloaded"}', "overloaded"),
+    ],
+)
+def test_a_request_is_counted_whatever_answers_it(
+    transport: Transport, status: int, answer: str, outcome: str
+) -> None:
+    stranger = httpx.MockTransport(lambda _: httpx.Response(status, text=answer))
+    visit = Visit(transport, b"\xff\xd8", ("the mug",), "full", (0.0,), (None,))
+    with httpx.Client(base_url="http://server", transport=stranger) as http:
+        visitor = Visitor(http, "http://server", None, 1.0, lambda _: nullcontext())
+        now = time.perf_counter()
+        [found] = visitor.make(visit, now, now, Load((1.0,), 1.0), lambda _: None)
+    assert found.outcome == outcome
+
+
 def test_a_folder_of_images(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no folder"):
         folder_pictures(tmp_path / "away")
@@ -87,6 +118,19 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     assert picture.prompts == ("the mug", "the cup")
     (tmp_path / "b.txt").write_text("no picture")
     with pytest.raises(InvalidInput, match=r"b\.txt is neither"):
+        folder_pictures(tmp_path)
+
+
+def test_files_of_a_folder_that_cannot_be_used_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"the caf\xe9\n")
+    with pytest.raises(InvalidInput, match=r"prompts\.txt is no text in UTF-8"):
+        folder_pictures(tmp_path)
+    (tmp_path / "prompts.txt").write_text("the mug\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InvalidInput, match=r"a\.png: .* exceeds limit"):
         folder_pictures(tmp_path)
 
 
@@ -139,6 +183,12 @@ def test_figures_of_known_requests() -> None:
     assert summary.outcomes == {"ok": 91, "overloaded": 5, "left": 4}
 
 
+def test_as_many_errors_as_an_objective_allows_keep_it() -> None:
+    records = [record(number, 100.0, "ok" if number else "overloaded") for number in range(200)]
+    [verdict] = judge(Objectives(at_most={"error_share": 0.005}), summarise(records, 50.0, {}).figures)
+    assert verdict.kept, verdict.value
+
+
 def test_what_a_transport_does_not_show_is_not_held_against_it() -> None:
     assert is_good(record(0, 100.0, ttft_ms=None), {"ttft_ms": 50.0, "ttfm_ms": 100.0})
     assert not is_good(record(0, 100.1), {"ttfm_ms": 100.0})
@@ -178,9 +228,47 @@ def test_the_servers_own_figures_are_of_the_time_between_two_readings() -> None:
     assert between(Reading({}), Reading({})) == {}
 
 
+def test_a_page_that_holds_no_metrics_is_left_out_and_told() -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            return httpx.Response(200, text="r2sm_cache_requests_total 3\n")
+        return httpx.Response(200, text="<!doctype html>\n<h1>Welcome</h1>")
+
+    heard: list[str] = []
+    reading = read_metrics("http://server", None, heard.append, httpx.MockTransport(respond))
+    assert reading.sums == {"gateway r2sm_cache_requests_total": 3.0}
+    assert [line.partition(":")[0] for line in heard] == [
+        f"/metrics/vllm/{role} of the server holds no metrics" for role in ("reason", "concentrate")
+    ]
+
+
+def test_the_metrics_are_read_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"up 1\n")
+
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Page) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        try:
+            reading = read_metrics(f"http://127.0.0.1:{server.server_port}", None, print)
+        finally:
+            server.shutdown()
+    assert reading.sums["gateway up"] == 1.0
+
+
 def ran(folder: Path, records: list[Record], fault: str = "") -> Ran:
     plan = Plan(SCENARIOS["mixed"], Load((1.0, 2.0), 50.0), "http://127.0.0.1:1", folder, TRANSPORTS)
     return Ran(plan, records, Reading({}), Reading({}), fault)
+
+
+def test_the_report_goes_where_the_readme_says() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"`--report DIR` (`{signature(loadtest).parameters['report'].default}`)" in readme
 
 
 def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
@@ -195,6 +283,15 @@ def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
     assert "http" not in page.replace("http://127.0.0.1:1", ""), "it needs nothing from elsewhere"
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is True
+
+
+def test_a_step_without_requests_keeps_no_objective(tmp_path: Path) -> None:
+    objectives = Objectives(at_most={"error_share": 0.5})
+    assert not make_report(ran(tmp_path, []), objectives).kept
+    half = make_report(ran(tmp_path, [record(1.0, 100.0)]), objectives)
+    assert [[verdict.kept for verdict in step.verdicts] for step in half.steps] == [[True], [False]]
+    assert "MISSED" in as_text(half)
+    assert as_page(half)
 
 
 def test_a_run_that_broke_off_is_marked_and_what_it_showed_is_kept(tmp_path: Path) -> None:

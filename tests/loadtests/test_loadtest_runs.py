@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,10 +23,11 @@ from loadtests.load.scenarios import SCENARIOS, TRANSPORTS
 from server.cli import app
 from server.running import run_gateway
 from server.settings import Settings
-from tests.server.gateway_process import gateway
+from tests.server.gateway_process import ROOT, gateway
 from tests.vllm_fixture import ServedModel
 from tests.waiting import until
 
+NOBODY = "http://127.0.0.1:9"
 pytestmark = pytest.mark.skipif(find_spec("locust") is None, reason="Locust is not installed")
 
 
@@ -59,6 +61,14 @@ async def test_every_transport_is_measured_and_clients_that_leave_are_told_apart
     assert "queue_wait_ms" in figures
 
 
+async def test_processes_bring_clients_of_their_own(url: str, tmp_path: Path) -> None:
+    plan = Plan(SCENARIOS["catalogue"], Load((8.0,), 3.0), url, tmp_path, ("rest",), seed=4, processes=2)
+    ran = await asyncio.to_thread(run, plan, lambda _: None)
+    assert ran.fault == ""
+    moments = [record.intended for record in ran.records]
+    assert len(set(moments)) == len(moments) > 8
+
+
 async def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(tmp_path: Path) -> None:
     async with gateway(0.05) as (child, http):
         url = str(http.base_url).rstrip("/")
@@ -78,6 +88,52 @@ async def test_a_server_that_dies_ends_the_run_and_what_was_measured_is_kept(tmp
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is False
 
 
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+path = Path(sys.argv[1])
+path.write_text("")
+def stop(*_):
+    path.write_text('{"fault": "it was told to"}\\n')
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+time.sleep(600)
+"""
+
+
+def test_a_run_has_an_end_and_tells_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for Locust that waits for ever, as its master does when one of several workers is lost."""
+    records = str(tmp_path / "requests.jsonl")
+    monkeypatch.setattr(Plan, "command", lambda _: [sys.executable, "-c", SLOW, records])
+    monkeypatch.setattr("loadtests.load.run.START_SECONDS", 2.0)
+    plan = Plan(
+        SCENARIOS["catalogue"], Load((1.0,), 0.1), NOBODY, tmp_path, TRANSPORTS, patience=0.1, workers=2
+    )
+    assert run(plan, lambda _: None).fault == "it was not over after 2 s"
+
+
+KILLED = f"""
+import sys
+from pathlib import Path
+from loadtests.load.arrivals import Load
+from loadtests.load.run import Plan, run
+from loadtests.load.scenarios import SCENARIOS, TRANSPORTS
+Plan.command = lambda _: ["sh", "-c", "echo $$ > pid; sleep 600 & wait"]
+run(Plan(SCENARIOS["catalogue"], Load((1.0,), 60.0), "{NOBODY}", Path("."), TRANSPORTS), print)
+"""
+
+
+async def test_nothing_loads_a_server_on_when_the_command_is_killed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, cwd=tmp_path, env=environment)
+    written = tmp_path / "pid"
+    await until(lambda: written.exists() and written.read_text().endswith("\n"))
+    parent.kill()
+    await parent.wait()
+    pid = written.read_text().strip()
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 async def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) -> None:
     slo = tmp_path / "slo.toml"
     slo.write_text("[catalogue.at_most]\nend_to_end_ms_p50 = 0.001\n")
@@ -88,6 +144,14 @@ async def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) 
     assert "MISSED end_to_end_ms_p50" in result.output
     assert "INCOMPLETE" not in result.output
     assert (tmp_path / "report" / "report.html").exists()
+
+
+async def test_a_report_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    words = ["loadtest", "catalogue", "--url", url, "--report", str(tmp_path / "file")]
+    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    assert result.exit_code == 1
+    assert "r2sm: [Errno 17] File exists" in result.output
 
 
 @pytest.mark.parametrize(
@@ -107,10 +171,10 @@ def test_what_cannot_be_run_is_said_before_anything_starts(words: list[str], fau
 
 
 def test_without_a_server_there_is_no_run(tmp_path: Path) -> None:
-    words = ["loadtest", "mixed", "--url", "http://127.0.0.1:9", "--report", str(tmp_path / "report")]
+    words = ["loadtest", "mixed", "--url", NOBODY, "--report", str(tmp_path / "report")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
-    assert "no answer from http://127.0.0.1:9" in result.output
+    assert f"no answer from {NOBODY}" in result.output
     assert not (tmp_path / "report").exists()
 
 

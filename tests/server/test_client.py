@@ -169,6 +169,22 @@ def test_segment_prints_words_and_writes_an_overlay(
     assert Image.open(tmp_path / "out.png").size == (60, 40)
 
 
+@pytest.mark.parametrize("link", [None, "symbolic", "hard"])
+def test_segment_does_not_write_over_its_image(
+    link: str | None, picture: str, tmp_path: Path, to_gateway: Callable[[SegmentResponse], None]
+) -> None:
+    to_gateway(answer(with_hidden=False)[1])
+    before, out = Path(picture).read_bytes(), tmp_path / "out.png" if link else Path(picture)
+    if link == "symbolic":
+        out.symlink_to(picture)
+    elif link == "hard":
+        out.hardlink_to(picture)
+    code, output = run(picture, "the mug", "--out", str(out))
+    assert code == 2
+    assert "is the image itself" in " ".join(output.replace("│", " ").split())  # unframed
+    assert Path(picture).read_bytes() == before
+
+
 def test_segment_prints_json(picture: str, to_gateway: Callable[[SegmentResponse], None]) -> None:
     to_gateway(answer(with_hidden=False)[1])
     code, output = run(picture, "the mug", "--json")

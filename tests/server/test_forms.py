@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,15 +23,21 @@ from pycocotools.coco import COCO
 
 from engines.vision import masks
 from server.accept import preferred
+from server.drawing import DRAW_THREADS
 from server.forms import polygons
-from tests.server.conftest import Gateway, photo
+from tests.server.conftest import Gateway, OpenGateway, photo
+from tests.waiting import until
 
 PHOTO = photo()
 
 
-async def ask(gateway: Gateway, accept: str = "*/*", **options: Any) -> httpx.Response:
+async def post(gateway: Gateway, accept: str, **options: Any) -> httpx.Response:
     body = {"prompt": "mug", "image": {"data": base64.b64encode(PHOTO).decode()}, **options}
-    response = await gateway.client.post("/v1/segment", json=body, headers={"accept": accept})
+    return await gateway.client.post("/v1/segment", json=body, headers={"accept": accept})
+
+
+async def ask(gateway: Gateway, accept: str = "*/*", **options: Any) -> httpx.Response:
+    response = await post(gateway, accept, **options)
     assert response.status_code == 200, response.text
     return response
 
@@ -140,3 +150,46 @@ def test_the_accept_header_is_understood() -> None:
     assert preferred("image/*", offered) == "image/png"
     assert preferred("text/event-stream;q=0.5, image/png", offered) == "image/png"
     assert preferred("application/json;q=0, */*", offered) == "text/event-stream"
+
+
+@pytest.mark.parametrize(
+    ("accept", "options"),
+    [
+        ("application/json", {"include": ["polygon"]}),
+        ("application/json", {"include": ["heatmap"]}),
+        ("text/event-stream", {"include": ["polygon", "png"]}),
+        ("text/event-stream", {"include": ["heatmap"]}),
+        ("image/png", {}),
+    ],
+)
+async def test_drawing_holds_up_nothing_else(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch, accept: str, options: dict[str, Any]
+) -> None:
+    """More drawings hang than the default thread pool has threads, which takes the data of every image."""
+    go_on, names = threading.Event(), list[str]()
+
+    def hanging(draw: Any) -> Any:
+        def drawn(*given: Any) -> Any:
+            names.append(threading.current_thread().name)
+            assert go_on.wait(60)
+            return draw(*given)
+
+        return drawn
+
+    async with open_gateway(max_in_flight=64) as gateway:
+        for place in ("forms.polygons", "forms.draw_overlay", "collect.draw_heatmap", "events.draw_heatmap"):
+            room, name = place.split(".")
+            monkeypatch.setattr(f"server.{place}", hanging(vars(import_module(f"server.{room}"))[name]))
+        drawings = [asyncio.create_task(ask(gateway, accept, **options)) for _ in range(40)]
+        try:
+            await until(lambda: len(names) == DRAW_THREADS)
+            await asyncio.wait_for(ask(gateway), 30)
+            late = await asyncio.wait_for(post(gateway, accept, timeout_ms=3000, **options), 30)
+            assert "urn:r2sm:problem:deadline-exceeded" in late.text
+            assert len(names) == DRAW_THREADS
+        finally:
+            go_on.set()
+        await asyncio.gather(*drawings)
+    assert len(names) == len(drawings)
+    assert all(name.startswith("draw") for name in names)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]

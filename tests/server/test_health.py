@@ -18,6 +18,25 @@ from tests.stand_ins import ScriptedMllm
 FORMS = {"application/json", "text/event-stream", "image/png", "application/vnd.coco.results+json"}
 
 
+class HangingHealth(ScriptedMllm):
+    """Says nothing of its health while it `hangs`, and when it has been `asked` and `left`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+
+    async def health(self) -> tuple[RoleHealth, RoleHealth]:
+        if not self.hangs:
+            return await super().health()
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.left.set()
+        raise AssertionError("nobody sets that event")
+
+
 async def test_live_and_ready(gateway: Gateway) -> None:
     assert (await gateway.client.get("/livez")).json() == {"status": "live"}
     ready = await gateway.client.get("/readyz")
@@ -80,6 +99,18 @@ async def test_who_asks_at_once_is_answered_by_one_look() -> None:
     assert looks == 1
     await readiness.checks()
     assert looks == 2
+
+
+async def test_no_look_outlasts_the_services(open_gateway: OpenGateway) -> None:
+    mllm = HangingHealth()
+    async with open_gateway(mllm) as gateway:
+        mllm.hangs = True
+        asking = asyncio.create_task(gateway.services.readiness.checks())
+        await mllm.asked.wait()
+        asking.cancel()  # who asked has left
+        await asyncio.gather(asking, return_exceptions=True)
+        assert not mllm.left.is_set()
+    assert mllm.left.is_set()
 
 
 async def test_whatever_a_warm_up_ends_in_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

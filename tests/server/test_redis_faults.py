@@ -83,6 +83,19 @@ async def test_an_image_that_cannot_be_forgotten_everywhere_is_no_204(replicas: 
     await until_ready(replicas.a)
 
 
+async def test_what_cannot_be_forgotten_everywhere_is_forgotten_here(replicas: Replicas) -> None:
+    await upload(replicas.a)
+    await masks(replicas.a)
+    before = replicas.a.vision.encodes
+    await masks(replicas.a)
+    assert replicas.a.vision.encodes == before, "it is remembered"
+    replicas.redis.stop()
+    assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 503
+    await masks(replicas.a)
+    assert replicas.a.vision.encodes == before + 1
+    replicas.redis.start()
+
+
 async def test_a_slow_redis_is_given_up_soon(redis: RedisServer, open_gateway: OpenGateway) -> None:
     async with slow_gateway(redis, open_gateway) as gateway, open_gateway() as alone:
         assert await masks(gateway) == await masks(alone)

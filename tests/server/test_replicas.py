@@ -95,7 +95,7 @@ async def test_another_encoders_features_are_never_read(
     assert replicas.b.caches.bad_values == {"embedding": 1}
 
 
-async def test_a_replica_that_hangs_with_the_lease_delays_the_other_no_longer_than_that(
+async def test_a_replica_that_hangs_with_the_lease_delays_the_other_for_some_leases(
     open_gateway: OpenGateway, redis: RedisServer
 ) -> None:
     settings = {"redis_url": redis.url, "redis_budget_ms": 5000, "embedding_lease_seconds": 0.3}
@@ -107,6 +107,25 @@ async def test_a_replica_that_hangs_with_the_lease_delays_the_other_no_longer_th
         assert not stuck.done()
         a.vision.gate.set()
         assert await stuck == await masks(b)
+
+
+async def test_a_lease_is_renewed_while_its_replica_encodes(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.cache.shared.RENEWALS", 400)  # every 50 ms
+    before = replicas.encodes
+    replicas.a.vision.gate.clear()
+    asking = [asyncio.create_task(masks(replicas.a))]
+    await until(lambda: bool(replicas.redis.find("*:lease")))
+    [lease] = replicas.redis.find("*:lease")
+    asking.append(asyncio.create_task(masks(replicas.b)))
+    with replicas.store() as store:
+        assert store.pexpire(lease, 10_000)
+        await until(lambda: store.pttl(lease) > 10_000)
+    replicas.a.vision.gate.set()
+    await asyncio.gather(*asking)
+    assert replicas.encodes == before + 1
+    await until(lambda: not replicas.redis.find("*:lease"))
 
 
 async def test_a_failed_encode_gives_the_lease_back(replicas: Replicas) -> None:

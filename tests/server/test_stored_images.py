@@ -168,6 +168,16 @@ async def test_each_prompt_of_a_batch_counts(open_gateway: OpenGateway) -> None:
         assert (response.status_code, response.json()["type"]) == (429, "urn:r2sm:problem:rate-limited")
 
 
+@pytest.mark.parametrize("method", ["POST", "GET", "HEAD", "DELETE"])
+async def test_whatever_is_asked_about_an_image_counts(open_gateway: OpenGateway, method: str) -> None:
+    async with open_gateway(rate_limit="2/hour") as gateway:
+        await gateway.client.get("/v1/models")
+        path = "/v1/images" if method == "POST" else f"/v1/images/{ID}"
+        statuses = [(await gateway.client.request(method, path)).status_code for _ in range(3)]
+        assert statuses == ([415, 415, 429] if method == "POST" else [404, 404, 429])
+        assert (await gateway.client.get("/v1/models")).status_code == 200
+
+
 async def test_bad_batches(gateway: Gateway) -> None:
     for requests in ([], [{"prompt": "a"}] * 17, [{"prompt": ""}]):
         assert (await batch(gateway, *requests)).status_code == 422

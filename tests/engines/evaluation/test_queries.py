@@ -10,10 +10,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from engines.errors import InvalidInput
 from engines.evaluation.datasets import open_dataset
 from engines.evaluation.datasets.check import take_stock
 from engines.evaluation.datasets.cocoa import Cocoa
-from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, clean, generate
+from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, Origin, clean, generate
 from server.cli import app
 from server.commands import queries as command
 from tests.engines.evaluation import layouts
@@ -126,7 +127,7 @@ def test_json_in_a_fence_is_read(tmp_path: Path) -> None:
 
 async def test_what_is_written_can_be_evaluated_and_is_logged(tmp_path: Path) -> None:
     scene = Cocoa(layouts.cocoa_published(tmp_path / "in")).annotated("7")
-    export = Export(tmp_path / "out")
+    export = Export(tmp_path / "out", Origin(data=tmp_path / "in", layout="cocoa", model="m"))
     export.add(scene, await generate(scene, ScriptedChat(full()).endpoint()))
     export.finish()
     stock = take_stock(open_dataset("r2sm", tmp_path / "out"))
@@ -175,6 +176,71 @@ def test_a_run_that_breaks_off_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat().endpoint())  # has nothing to say
     assert CliRunner().invoke(app, run).exit_code == 0
     assert (out / "queries.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("{half a line", "Invalid JSON"),
+        ('{"picture": "a", "image": {}, "annotations": [{}], "queries": []}', r"annotations\.0\.id"),
+        ("[]", "should be an object"),
+        ("", "Invalid JSON"),
+    ],
+)
+def test_a_whole_line_of_the_parts_that_cannot_be_used_is_named(
+    line: str, fault: str, tmp_path: Path
+) -> None:
+    origin = Origin(data=tmp_path, layout="cocoa", model="m")
+    Export(tmp_path, origin)
+    parts = tmp_path / "parts.jsonl"
+    parts.write_text(f"{parts.read_text()}{line}\n")
+    with pytest.raises(InvalidInput, match=rf"parts\.jsonl:2: .*{fault}"):
+        Export(tmp_path, origin)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"data": Path("/elsewhere")}, "data /here, not /elsewhere"),
+        ({"layout": "coco"}, "layout cocoa, not coco"),
+        ({"model": "n"}, "model m, not n"),
+    ],
+)
+def test_a_data_set_does_not_go_on_with_another_origin(
+    other: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    origin = Origin(data=Path("/here"), layout="cocoa", model="m")
+    Export(tmp_path, origin)
+    before = (tmp_path / "parts.jsonl").read_bytes()
+    with pytest.raises(InvalidInput, match=f"made with {named}$"):
+        Export(tmp_path, origin.model_copy(update=other))
+    Export(tmp_path, origin)
+    assert (tmp_path / "parts.jsonl").read_bytes() == before
+    (tmp_path / "parts.jsonl").write_text('{"picture": "7"}\n')
+    with pytest.raises(InvalidInput, match=r"parts\.jsonl:1: .* does not begin"):
+        Export(tmp_path, origin)
+
+
+def test_the_command_tells_of_another_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = layouts.cocoa_published(tmp_path / "in"), tmp_path / "out"
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())
+    run = ["queries", str(data), "--out", str(out)]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    again = CliRunner().invoke(app, [*run, "--model", "another"])
+    assert again.exit_code == 2
+    assert "model m, not another" in " ".join(again.output.replace("│", " ").split())  # unframed
+
+
+def test_the_data_set_is_not_written_over_its_own_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = layouts.cocoa_published(tmp_path / "in")
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())
+    (tmp_path / "same").symlink_to(data)
+    refused = CliRunner().invoke(app, ["queries", str(data), "--out", str(tmp_path / "same")])
+    assert refused.exit_code == 2
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 
 def test_an_endpoint_that_fails_costs_its_picture_only(

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -43,9 +44,9 @@ def picture(seed: int) -> Image.Image:
 
 @dataclass
 class Traffic:
-    """What a client sends to one role: for each request whether it holds the image's data; and the statuses."""
+    """What a client sends to one role: how often each request holds the image's data; and the statuses."""
 
-    with_data: list[bool] = field(default_factory=list)
+    copies: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
 
     @classmethod
@@ -59,13 +60,13 @@ class Traffic:
     async def sent(self, request: httpx.Request) -> None:
         body = json.loads(request.content)
         assert '"uuid"' in request.content.decode()
-        self.with_data.append("data:image/png;base64," in json.dumps(body["messages"]))
+        self.copies.append(json.dumps(body["messages"]).count("data:image/png;base64,"))
 
     async def answered(self, response: httpx.Response) -> None:
         self.statuses.append(response.status_code)
 
     def clear(self) -> None:
-        self.with_data.clear()
+        self.copies.clear()
         self.statuses.clear()
 
 
@@ -102,12 +103,12 @@ async def test_a_second_prompt_encodes_nothing_and_sends_no_image(
     roles = [Traffic.of(client._reason), Traffic.of(client._concentrate)]
     async with open_pipeline(served_model.answer, 0.0, client, vision) as pipeline:
         await segment(pipeline, image, "the red mug")
-        assert [traffic.with_data.count(True) for traffic in roles] == [1, 1]
+        assert [sum(traffic.copies) for traffic in roles] == [1, 1]
         assert vision.encodes == 1
         for traffic in roles:
             traffic.clear()
         await segment(pipeline, image, "the whole box behind it")
-    assert all(traffic.with_data and not any(traffic.with_data) for traffic in roles)
+    assert all(traffic.copies and not any(traffic.copies) for traffic in roles)
     assert all(set(traffic.statuses) == {200} for traffic in roles)
     assert vision.encodes == 1
 
@@ -121,7 +122,7 @@ async def test_an_image_that_others_drove_out_is_sent_once_more(
     for number in range(MOST_IMAGES):
         image = prepare_image(picture(10 + number), f"sha256:many-{number}", served_model.image)
         sent.append((image, await vector(client, image)))
-        assert traffic.with_data[-1]
+        assert traffic.copies[-1] == 1
         if number % 20 == 19:
             traffic.clear()
             oldest, before = sent[number // 20]
@@ -130,7 +131,19 @@ async def test_an_image_that_others_drove_out_is_sent_once_more(
             if traffic.statuses != [200]:
                 break
     assert traffic.statuses == [400, 200]
-    assert traffic.with_data == [False, True]
+    assert traffic.copies == [0, 1]
+
+
+async def test_a_new_image_is_sent_once_for_all_its_vectors(
+    served_model: ServedModel, client: MllmClient
+) -> None:
+    traffic = Traffic.of(client._concentrate)
+    image = prepare_image(picture(2), "sha256:all-at-once", served_model.image)
+    ask = partial(client.concentrate, image, "the mugs", "Two.", ["modal", "amodal"], 4, timeout=SECONDS)
+    new, known = await ask(), await ask()
+    assert (traffic.copies, traffic.statuses) == ([1, 0], [200, 200])
+    for kind in ("modal", "amodal"):
+        assert new[kind] == pytest.approx(known[kind], rel=0.05, abs=0.05)
 
 
 async def vector(client: MllmClient, image: MllmImage) -> list[float]:

@@ -1,4 +1,4 @@
-"""One vLLM server: an image that it has mislaid is sent once more, and states that are none are refused."""
+"""One vLLM server: an image goes there once, and once more when mislaid; states that are none are refused."""
 
 from __future__ import annotations
 
@@ -70,6 +70,38 @@ async def test_a_retryable_failure_is_tried_again_though_the_image_was_sent() ->
         answer = await role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
         await role.aclose()
     assert answer.vectors().tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "copies"),
+    [
+        ((200, 200), [1, 0]),
+        ((400, 200, 200), [1, 3, 0]),
+        ((503, 200, 200), [1, 3, 0]),
+        ((200, 400, 200), [1, 0, 3]),
+    ],
+)
+async def test_a_new_images_data_goes_with_the_first_prefill_and_with_all_if_that_is_not_enough(
+    statuses: tuple[int, ...], copies: list[int]
+) -> None:
+    state = base64.b64encode(bytes(8)).decode()
+    data = [{"index": i, "object": "embedding", "embedding": state} for i in range(3)]
+    left = list(statuses)
+
+    async def reply(exchange: Exchange) -> None:
+        status = left.pop(0)
+        await exchange.respond({"data": data} if status == 200 else FAILED, status)
+
+    async with scripted_server(reply) as server:
+        role = VllmRole("concentrate", server.url)
+        for _ in range(2):
+            answer = await role.call(Pooling((PREFILL,) * 3), PoolingAnswer, deadline())
+            assert answer.vectors().shape == (3, 2)
+        await role.aclose()
+    bodies = [str(exchange.body) for exchange in server.seen]
+    assert [body.count("AAAA") for body in bodies] == copies
+    assert [body.index("AAAA") < body.index("None") for body in bodies if body.count("AAAA") == 1] == [True]
+    assert [body.count("sha256:a") for body in bodies] == [3] * len(bodies)
 
 
 @pytest.mark.parametrize("states", [(b"?",), (bytes(3),), (bytes(4), bytes(8))])

@@ -93,6 +93,27 @@ async def test_a_lease_that_ran_out_is_not_taken_from_the_next_owner(
         assert client.get(lease_key("t:", "a")) == new.token.encode()
 
 
+async def test_a_lease_is_renewed_for_its_owner_only(case: Opened, redis: RedisServer) -> None:
+    lease, where = await case.level.claim("a"), lease_key("t:", "a")
+    assert isinstance(lease, Leased)
+    with contextlib.closing(redis.client) as client:
+        client.pexpire(where, 5000)
+        assert not await case.level.renew("a", "another token")
+        assert client.pttl(where) <= 5000
+        assert await case.level.renew("a", lease.token)
+        assert 10_000 < client.pttl(where) <= LIMITS.lease_seconds * 1000
+        client.delete(where)
+        assert not await case.level.renew("a", lease.token)
+        assert client.dbsize() == 0, "a lease that ran out is not brought back"
+
+
+async def test_a_lease_outlasts_a_redis_that_is_away_for_a_moment(case: Opened, redis: RedisServer) -> None:
+    lease = await case.level.claim("a")
+    assert isinstance(lease, Leased)
+    redis.stop()
+    assert await case.level.renew("a", lease.token), "it may still be held: the next renewal will tell"
+
+
 async def test_a_replica_that_dies_with_the_lease_is_waited_for_no_longer_than_that(
     redis: RedisServer,
 ) -> None:

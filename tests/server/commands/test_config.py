@@ -180,6 +180,28 @@ def test_a_bundle_larger_than_the_memory_is_said(tmp_path: Path) -> None:
     assert ["toaster" in fault for fault in misfits(read_settings(bundle=tiny), too_small)] == [True]
 
 
+def test_where_vllm_runs_elsewhere_the_vision_model_alone_must_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny, path = build_tiny_bundle(tmp_path / "bundle"), tmp_path / "r2sm.toml"
+    here = "tensor_parallel_size = 4\nmemory_share = 0.5\n"
+    urls = 'reason_url = ["http://a:8100"]\nconcentrate_url = ["http://a:8101"]\n'
+    vision = requirements(Bundle.load(tiny)).vision
+
+    def check(memory: int, settings: str, *more: str) -> str:
+        path.write_text(f'bundle = "{tiny}"\n{settings}[vllm]\n{here}')
+        monkeypatch.setattr("server.commands.config.this_machine", lambda: Machine("toaster", 1, memory))
+        return RUN.invoke(app, ["config", "--config", str(path), "--check", *more]).output
+
+    assert "toaster" in check(vision, "")
+    assert "are right" in check(vision, urls)
+    assert "toaster" in check(vision - 1, urls)
+    here = "tensor_parallel_size = 3\n"
+    assert "does not divide" in check(vision, urls)
+    here = "memory_share = 0.000001\n"
+    assert "vllm.memory_share" in check(vision, urls, "--gpu-gib", "8"), "asked about the machines over there"
+
+
 def test_a_bundle_that_is_elsewhere_is_not_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "r2sm.toml"
     path.write_text('bundle = "/nowhere/bundle"')
