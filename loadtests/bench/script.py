@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from engines.bundles import Bundle
@@ -63,7 +64,7 @@ class PlainScript:
         image = await asyncio.to_thread(self._prepare, data)
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(image))
-            warming = group.create_task(self._pool(image, prompt, [self._answer.opened()]))
+            warming = group.create_task(self._warm(image, prompt))
             reasoning = await self.reason(image, prompt)
             kind, objects = await self._decide(image, prompt, reasoning)
             await warming
@@ -72,7 +73,7 @@ class PlainScript:
             texts = [
                 self._answer.with_references(reasoning, kind, number) for number in range(1, objects + 1)
             ]
-            vectors = (await self._pool(image, prompt, texts)).vectors()
+            vectors = await self._vectors(image, prompt, texts)
             embedding = await encoding
         size, loop = image.vision.size, asyncio.get_running_loop()
         items = [DecodeItem(embedding, vector, size) for vector in vectors]
@@ -115,7 +116,7 @@ class PlainScript:
         reasoning = await self.reason(image, prompt)
         lap("reason")
         texts = [self._answer.with_references(reasoning, "modal", 1)]
-        vectors = (await self._pool(image, prompt, texts)).vectors()
+        vectors = await self._vectors(image, prompt, texts)
         lap("concentrate")
         embedding = await self._encode(image)
         lap("encode")
@@ -154,9 +155,13 @@ class PlainScript:
         request = Generation(self._prefill(image, prompt, question.text), question.options(self._tokens))
         return ChatAnswer.model_validate(await self._post(self._reasoner, request))
 
-    async def _pool(self, image: PreparedImage, prompt: str, texts: list[str]) -> PoolingAnswer:
+    async def _warm(self, image: PreparedImage, prompt: str) -> None:
+        await self._vectors(image, prompt, [self._answer.opened()])
+
+    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+        """The state [D] of each text's last token."""
         request = Pooling(tuple(self._prefill(image, prompt, text) for text in texts))
-        return PoolingAnswer.model_validate(await self._post(self._concentrator, request))
+        return PoolingAnswer.model_validate(await self._post(self._concentrator, request)).vectors()
 
     async def _post(self, http: httpx.AsyncClient, request: Generation | Pooling) -> Any:
         answer = await http.post(request.path, json=request.body("each"))

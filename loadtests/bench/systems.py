@@ -9,7 +9,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
         runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
         await asyncio.to_thread(runtime.warm_up)
-        pid, url = await stack.enter_async_context(gateway(_serve(path, servers)))
+        pid, url = await stack.enter_async_context(gateway(serve_command(path, servers)))
         yield Systems(
             reference=ReferenceAlone(await asyncio.to_thread(Reference, path)),
             litserve=await stack.enter_async_context(_other("litserve", path, logs)),
@@ -127,21 +127,37 @@ async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
         )
 
 
-def _serve(bundle: Path, servers: VllmServers) -> list[str]:
+def serve_command(bundle: Path, servers: VllmServers, *options: str) -> list[str]:
+    """The command line of a gateway on servers that run already."""
     urls = ["--reason-url", servers.reason_url, "--concentrate-url", servers.concentrate_url]
     words = [sys.executable, "-c", SERVE, "serve", "--port", "0", "--bundle", str(bundle), *urls]
-    return [*words, "--log-level", "info", "--log-format", "text"]
+    return [*words, "--log-level", "info", "--log-format", "text", *options]
 
 
 @asynccontextmanager
 async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
-    """A server of the reference as a child process, which ends with the block, or with this process."""
+    """A server of the reference."""
+    port = free_port()
+    command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
+    async with child_server(command, port, logs / f"{name}.log") as http:
+        yield Another(name, http)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens at."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
-    log, limits = logs / f"{name}.log", httpx.Limits(max_connections=None)
+    return port
+
+
+@asynccontextmanager
+async def child_server(
+    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A server as a leashed child process, once it is healthy. Raises SystemExit if it ends before that."""
+    limits = httpx.Limits(max_connections=None)
     async with (
-        leashed(command, log) as child,
+        leashed(command, log, environment) as child,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=None, limits=limits, trust_env=False
         ) as http,
@@ -151,11 +167,13 @@ async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
                 if child.returncode is not None:
                     raise SystemExit(f"{shlex.join(command)} ended with {child.returncode}: see {log}")
                 await asyncio.sleep(POLL_SECONDS)
-        yield Another(name, http)
+        yield http
 
 
 @asynccontextmanager
-async def leashed(command: Sequence[str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def leashed(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A command that ends with the block, or with this process, and takes all that it started along."""
     with log.open("wb") as file:
         child = await asyncio.create_subprocess_exec(
@@ -165,6 +183,7 @@ async def leashed(command: Sequence[str], log: Path) -> AsyncIterator[asyncio.su
             stdout=file,
             stderr=file,
             start_new_session=True,
+            env=environment,
         )
     try:
         yield child

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +17,7 @@ from engines.errors import EngineError
 from engines.evaluation.html import document, table
 from loadtests.load.questions import Picture, demo_pictures
 from loadtests.profile.drawing import Frame, flame_graph, hottest, timeline
-from loadtests.profile.timeline import Bar, Timeline
+from loadtests.profile.timeline import Bar, Spent, Timeline, spent
 from server.client import SegmentClient, SegmentFailed
 from server.commands.serve import START_SECONDS, settings_or_exit
 from server.running import run_gateway
@@ -40,6 +41,14 @@ NOTE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page that was written, and what it says of the stages."""
+
+    path: Path
+    spent: list[Spent]
+
+
 def profile(
     out: Annotated[Path, typer.Option(help="The folder for the pages.")] = Path("out/profile"),
     bundle: Annotated[Path | None, typer.Option(help="The bundle; the demo's by default.")] = None,
@@ -47,7 +56,10 @@ def profile(
     reason_url: Annotated[str | None, typer.Option(help="A vLLM server that runs elsewhere.")] = None,
     concentrate_url: Annotated[str | None, typer.Option(help="A vLLM pooling server elsewhere.")] = None,
 ) -> None:
-    """Write request.html and batch.html: the stages as a timeline, the gateway's own code as a flame graph."""
+    """Write request.html and batch.html: the stages as a timeline, the gateway's own code as a flame graph.
+
+    Prints each stage's time, the median over the requests.
+    """
     if find_spec("pyinstrument") is None:
         typer.echo("r2sm: profiles need pyinstrument: pip install '.[loadtests]'", err=True)
         raise typer.Exit(1)
@@ -65,10 +77,12 @@ def profile(
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
     for page in pages:
-        typer.echo(str(page))
+        typer.echo(str(page.path))
+        for one in page.spent:
+            typer.echo(f"  {one.name:14} {one.milliseconds:8.1f} ms {one.share:7.1%}")
 
 
-async def run_profile(settings: Settings, out: Path, batch: int) -> list[Path]:
+async def run_profile(settings: Settings, out: Path, batch: int) -> list[Page]:
     """Start a gateway, warm it up, and write a page for one request and one for `batch` of them at once.
 
     Raises:
@@ -84,8 +98,8 @@ async def run_profile(settings: Settings, out: Path, batch: int) -> list[Path]:
         for name, asked in (("request", pictures[WARM_UP : WARM_UP + 1]), ("batch", pictures[WARM_UP + 1 :])):
             heard.bars.clear()
             root = await watched(gateway.url, asked)
-            pages.append(out / f"{name}.html")
-            pages[-1].write_text(as_page(f"Profile: {name} of {len(asked)}", heard.bars, root), "utf-8")
+            pages.append(Page(out / f"{name}.html", spent(heard.bars)))
+            pages[-1].path.write_text(as_page(f"Profile: {name} of {len(asked)}", heard.bars, root), "utf-8")
     return pages
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from statistics import median
+
+REQUEST = "request"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,38 @@ class Bar:
     name: str
     began: float
     ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.began
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A stage's time: the median over the requests in ms, and of the request it is part of. Stages may overlap."""
+
+    name: str
+    milliseconds: float
+    share: float
+
+
+def spent(bars: Sequence[Bar]) -> list[Spent]:
+    """The stages in the order in which they first began; what belongs to no request is left out."""
+    whole = {bar.lane: bar.seconds for bar in bars if bar.name == REQUEST and bar.lane >= 0}
+    found: dict[str, dict[int, float]] = {}
+    for bar in sorted(bars, key=lambda bar: bar.began):
+        if bar.lane in whole:
+            lanes = found.setdefault(bar.name, {})
+            lanes[bar.lane] = lanes.get(bar.lane, 0.0) + bar.seconds
+    return [
+        Spent(
+            name,
+            median(lanes.values()) * 1000,
+            median(seconds / whole[lane] for lane, seconds in lanes.items()),
+        )
+        for name, lanes in found.items()
+    ]
 
 
 class Timeline:
@@ -32,7 +67,7 @@ class Timeline:
     def request(self, name: str, incoming: Mapping[str, str]) -> Iterator[None]:
         token = self._lane.set(next(self._lanes))
         try:
-            with self.stage("request"):
+            with self.stage(REQUEST):
                 yield
         finally:
             self._lane.reset(token)

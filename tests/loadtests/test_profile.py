@@ -15,7 +15,7 @@ import pytest
 
 from loadtests.profile.command import as_page, gathered, run_profile
 from loadtests.profile.drawing import Frame, flame_graph, hottest, timeline
-from loadtests.profile.timeline import Bar, Timeline
+from loadtests.profile.timeline import Bar, Timeline, spent
 from server.opening import OpenEngines
 from server.settings import Settings
 from server.telemetry.telemetry import Telemetry
@@ -42,6 +42,21 @@ async def test_stages_of_requests_side_by_side_are_told_apart() -> None:
     lanes = {bar.name: bar.lane for bar in heard.bars if bar.name != "before"}
     assert lanes["x"] == lanes["in x"] != lanes["y"] == lanes["in y"]
     assert all(bar.ended - bar.began >= 0.5 for bar in heard.bars if bar.name == "before")
+
+
+def test_a_stage_is_a_share_of_its_own_request() -> None:
+    bars = [
+        Bar(0, "request", 0.0, 1.0),
+        Bar(0, "reason", 0.1, 0.6),
+        Bar(0, "decode", 0.6, 0.7),
+        Bar(0, "decode", 0.7, 0.8),
+        Bar(1, "reason", 0.0, 1.0),
+        Bar(1, "request", 0.0, 4.0),
+        Bar(-1, "request", 0.0, 9.0),
+    ]
+    found = {one.name: (round(one.milliseconds), round(one.share, 6)) for one in spent(bars)}
+    assert found == {"request": (2500, 1.0), "reason": (750, 0.375), "decode": (200, 0.2)}
+    assert spent([]) == []
 
 
 def test_bars_are_where_and_as_long_as_their_stages() -> None:
@@ -84,9 +99,10 @@ async def test_a_profile_has_a_page_for_one_request_and_one_for_a_batch(tmp_path
 
     with patch("server.running.open_engines", engines):
         pages = await run_profile(Settings(port=0), tmp_path, batch=3)
-    assert [page.name for page in pages] == ["request.html", "batch.html"]
-    whole = pages[0].read_text("utf-8")
-    one, several = (page.read_text("utf-8").partition("own code")[0] for page in pages)
+    assert [page.path.name for page in pages] == ["request.html", "batch.html"]
+    whole = pages[0].path.read_text("utf-8")
+    one, several = (page.path.read_text("utf-8").partition("own code")[0] for page in pages)
+    assert [one.name for one in pages[0].spent if one.share == 1.0] == ["request"]
     for stage in ("admission", "load image", "encode", "reason", "decide", "concentrate", "decode", "finish"):
         assert f">{stage}</text>" in one
         assert several.count(f">{stage}</text>") == 3

@@ -35,6 +35,14 @@ def test_both_roles_share_the_model_and_are_heard_on_the_loopback_only() -> None
         assert "--enable-prefix-caching" in found
 
 
+def test_flags_of_ones_own_stand_last_and_some_are_for_the_reason_server_alone() -> None:
+    config = VllmConfig(flags=("--no-enable-prefix-caching",), reason_flags=("--speculative-config", "{}"))
+    reason, concentrate = (arguments(config, role, "cuda", MODEL, 8100) for role in ("reason", "concentrate"))
+    assert reason[-3:] == ["--no-enable-prefix-caching", "--speculative-config", "{}"]
+    assert concentrate[-1] == "--no-enable-prefix-caching"
+    assert "--speculative-config" not in concentrate
+
+
 def test_each_role_has_its_runner() -> None:
     reason, concentrate = flags(VllmConfig(stream_interval=3)), flags(VllmConfig(), "concentrate")
     assert reason["--stream-interval"] == "3"

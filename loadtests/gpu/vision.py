@@ -1,17 +1,15 @@
-"""The vision runtimes on an NVIDIA GPU: ``python -m loadtests.vision_gpu [--runtime torch] [--size demo|h]``."""
+"""The vision runtimes on an NVIDIA GPU, each batch size against what its arithmetic allows."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import numpy as np
-import torch
 
 from engines.errors import EngineError
 from engines.vision.buckets import DEVICE_BUCKETS
@@ -22,41 +20,34 @@ from engines.vision.model import VisionModel
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import VisionRuntime, default_cache_dir, open_runtime
 from engines.vision.runtimes.base import DecodeItem
-from engines.vision.runtimes.cuda_driver import driver_version, usable_gpus
+from loadtests.gpu.lines import Printer
+from server.settings import DEMO_BUNDLE
 
-DEMO = Path(__file__).parents[1] / "engines" / "demo" / "bundle" / "vision"
+DEMO = DEMO_BUNDLE / "vision"
 VIT_H = VisionConfig(encoder=EncoderConfig(), decoder=DecoderConfig(), heatmap=HeatmapConfig(vector_dim=3584))
 VIT_H_TFLOP = 5.9  # an image at 1024 pixels
 ROUNDS = 20
 
 
-def main() -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.vision_gpu", description=__doc__)
-    parser.add_argument("--runtime", choices=("tensorrt", "torch"), action="append")
-    parser.add_argument("--size", choices=("demo", "h"), default="h", help="h: ViT-H with random weights")
-    parser.add_argument(
-        "--tflops", type=float, default=790.0, help="of the GPU, bfloat16; an H200 by default"
-    )
-    options = parser.parse_args()
-    if not usable_gpus():
-        print("there is no NVIDIA GPU here: nothing was measured")
-        return 1
-    print(f"{torch.cuda.get_device_name(0)}, driver {driver_version()}, torch {torch.__version__}")
+def measure_all(
+    names: Sequence[str], size: Literal["demo", "h"], tflops: float, printer: Printer
+) -> Iterator[str]:
+    """Measure each runtime; yields why one cannot be. `tflops` is what the GPU computes in bfloat16."""
     with tempfile.TemporaryDirectory() as folder:
         vision = Path(folder) / "vision"
-        model = VisionModel.load(DEMO) if options.size == "demo" else VisionModel.from_config(VIT_H)
+        model = VisionModel.load(DEMO) if size == "demo" else VisionModel.from_config(VIT_H)
         model.save(vision)
         make_golden(vision)
-        for name in options.runtime or ("tensorrt", "torch"):
+        for name in names:
             try:
                 runtime = opened(name, vision)
             except (EngineError, ImportError) as error:
-                print(f"{name}: {error}")
+                yield f"{name}: {error}"
                 continue
-            measure(runtime, vision, VIT_H_TFLOP / options.tflops if options.size == "h" else None)
-            runtime.close()
-    return 0
+            try:
+                measure(runtime, vision, VIT_H_TFLOP / tflops if size == "h" else None, printer)
+            finally:
+                runtime.close()
 
 
 def opened(name: str, vision: Path) -> VisionRuntime:
@@ -68,31 +59,44 @@ def opened(name: str, vision: Path) -> VisionRuntime:
     return open_tensorrt(vision, default_cache_dir(), bounds=Bounds(mask_iou=0.0, prior_error=1.0))
 
 
-def measure(runtime: VisionRuntime, vision: Path, ideal: float | None) -> None:
+def measure(runtime: VisionRuntime, vision: Path, ideal: float | None, printer: Printer) -> None:
     """Print what a runtime is, how far it strays, and its latency for each bucket.
 
     `ideal` is the seconds that one image takes at the GPU's rate of arithmetic, if it is known.
     """
-    print(runtime.info())
-    print(f"  {judge(runtime, read_golden(vision))}")
+    info = runtime.info()
+    about = {"runtime": info["runtime"]}
     start = time.perf_counter()
     runtime.warm_up()
-    print(f"  warm-up {time.perf_counter() - start:.1f} s")
+    warm = round(time.perf_counter() - start, 1)
+    judged = str(judge(runtime, read_golden(vision)))
+    printer.tell(figure="vision_warm_up", unit="s", value=warm, judged=judged, info=info, **about)
     side = runtime.config.image_size
     generator = np.random.default_rng(0)
     image = Prepared(generator.integers(0, 256, (side, side, 3), dtype=np.uint8), (side, side), (side, side))
     for bucket in DEVICE_BUCKETS.encode:
         images = [image] * bucket
         seconds = timed(lambda images=images: runtime.encode(images))  # type: ignore[misc]
-        share = f", {bucket * ideal / seconds:.0%} of the FLOP limit" if ideal else ""
-        print(f"  encode {bucket:>3}: {seconds * 1e3:>8.2f} ms, {bucket / seconds:>7.1f} images/s{share}")
+        limit = {
+            "limit": round(bucket * (ideal or 0.0) * 1e3, 3),
+            "of_limit": round(bucket * (ideal or 0.0) / seconds, 3),
+        }
+        tell(printer, "encode", bucket, seconds, {**about, **(limit if ideal else {})})
     [embedding] = runtime.encode([image])
     vectors = generator.standard_normal((DEVICE_BUCKETS.decode[-1], runtime.config.vector_dim))
     items = [DecodeItem(embedding, vector.astype(np.float32), image.size) for vector in vectors]
     for bucket in DEVICE_BUCKETS.decode:
         asked = items[:bucket]
         seconds = timed(lambda asked=asked: runtime.decode(asked))  # type: ignore[misc]
-        print(f"  decode {bucket:>3}: {seconds * 1e3:>8.2f} ms, {bucket / seconds:>7.1f} masks/s")
+        tell(printer, "decode", bucket, seconds, about)
+
+
+def tell(printer: Printer, figure: str, batch: int, seconds: float, more: Mapping[str, object]) -> None:
+    """A batch's line."""
+    rate = round(batch / seconds, 1)
+    printer.tell(
+        figure=figure, batch=batch, unit="ms", value=round(seconds * 1e3, 3), per_second=rate, **more
+    )
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -104,7 +108,3 @@ def timed(run: Callable[[], object]) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return median(seconds)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,299 @@
+"""``python -m loadtests.bench.ways``: other ways to run the language model, weighed against the two stock servers.
+
+*tap*: one server whose hidden states cost nothing at all, and which is asked no question more for them. There is no
+such server; its requests leave the second one out, and their masks mean nothing. What it saves is the most that any
+tap can. With ``--server`` further reason servers are started. *states*: one server that really extracts the hidden
+states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short call that reads the answer's tail: the
+least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
+0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
+does for the decision; so these two ways, and *undecided* that they are compared with, do not ask: they only reason and
+take one modal object for granted.
+
+All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
+processes together, so it is the same on a busy machine; latencies are ratios within one round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import httpx
+import numpy as np
+import uvloop
+from numpy.typing import NDArray
+
+from engines.bundles import Bundle
+from engines.errors import EngineError
+from engines.events import MaskType
+from engines.images import PreparedImage
+from engines.mllm.launcher import VllmServers
+from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
+from engines.mllm.wire import Generation
+from engines.vision.runtimes import open_runtime
+from engines.vision.runtimes.base import VisionRuntime
+from loadtests.bench.script import PlainScript
+from loadtests.bench.systems import START_SECONDS, child_server, free_port
+from loadtests.bench.trials import milliseconds, process_cpu_ms, spell
+from loadtests.load.questions import as_new, demo_pictures
+from server.settings import DEMO_BUNDLE
+
+FIRST_SCENE = 90_000_000
+WARM_UP = 2
+STOCK = "stock"
+FURTHER = ("states", "ngram")
+BASES = dict.fromkeys(FURTHER, "undecided")
+"""What a way is compared with, if not with the stock servers."""
+NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+HERE = "here"
+"""The script's own process: images, the vision runtime, masks."""
+
+
+class TapScript(PlainScript):
+    """The script without the second server, as if its answers were known. The vectors are all ones."""
+
+    name = "tap"
+
+    async def _warm(self, image: PreparedImage, prompt: str) -> None: ...
+
+    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+        return np.ones((len(texts), self._runtime.config.vector_dim), np.float32)
+
+
+class UndecidedScript(PlainScript):
+    """The script that does not ask which mask is meant, nor of how many objects."""
+
+    name = "undecided"
+
+    async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
+        return "modal", 1
+
+
+class StatesScript(TapScript):
+    """Neither a second server nor a decision, but one call that reads the answer's tail, whose states are wanted."""
+
+    name = "states"
+
+    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+        tail = Generation(self._prefill(image, prompt, texts[-1]), {"max_completion_tokens": 1})
+        await self._post(self._reasoner, tail)
+        return await super()._vectors(image, prompt, texts)
+
+    async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
+        return "modal", 1
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A script and the servers that work for it: their processes, by name."""
+
+    script: PlainScript
+    servers: dict[str, Sequence[int]]
+
+    def spent(self) -> dict[str, float]:
+        """Milliseconds of CPU that each of them, and this process, have had."""
+        spent = {name: sum(process_cpu_ms(pid) for pid in pids) for name, pids in self.servers.items()}
+        return {HERE: time.process_time() * 1000, **spent}
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What one way took in one round: ms of CPU a request by process, and the latency of one client in ms."""
+
+    cpu: dict[str, float]
+    latency: float
+
+    @property
+    def cost(self) -> float:
+        """The machine time of a request in ms."""
+        return sum(self.cpu.values())
+
+
+def processes_at(url: str) -> list[int]:
+    """The processes whose command line names the port of a server that was started here, and all their children.
+
+    vLLM's engine is a child of its front end, under a name that tells no port.
+    """
+    port, parents, found = url.rpartition(":")[2].encode(), dict[int, int](), set[int]()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = (
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )  # the name may hold spaces
+            except OSError:  # it has just ended
+                continue
+            parents[int(entry.name)] = int(parent)
+            if b"--port" in words and words[words.index(b"--port") + 1] == port:
+                found.add(int(entry.name))
+    while below := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= below
+    return sorted(found)
+
+
+@asynccontextmanager
+async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIterator[dict[str, Way]]:
+    """Start the servers, one after another. Raises EngineError."""
+    bundle = Bundle.load(path)
+    async with AsyncExitStack() as stack:
+        stock = await stack.enter_async_context(
+            VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles)
+        )
+        await stock.wait_ready(START_SECONDS)
+        runtime: VisionRuntime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
+        stack.callback(runtime.close)
+        asked: dict[str, tuple[type[PlainScript], str]] = {
+            STOCK: (PlainScript, stock.reason_url),
+            TapScript.name: (TapScript, stock.reason_url),
+        }
+        if further:
+            asked[UndecidedScript.name] = (UndecidedScript, stock.reason_url)
+        for name in further:
+            started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
+            asked[name] = (StatesScript if name == StatesScript.name else UndecidedScript, started)
+        ways = {}
+        for name, (kind, url) in asked.items():
+            script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
+            servers = {"reason": url, "concentrate": stock.concentrate_url}
+            ways[name] = Way(script, {role: processes_at(at) for role, at in servers.items()})
+        yield ways
+
+
+@asynccontextmanager
+async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
+    """The URL of a reason server that speculates. The launcher would not have it: see above."""
+    config = VllmConfig(reason_flags=further_flags(name, model))
+    port, device = free_port(), installed_device()
+    command = [sys.executable, *arguments(config, "reason", device, model, port)]
+    surroundings = environment(config, "reason", device, os.environ)
+    async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
+        yield str(http.base_url)
+
+
+def further_flags(name: str, model: Path) -> tuple[str, ...]:
+    """What makes vLLM guess n-grams, or extract the last layer's hidden states for a connector that drops them."""
+    if name == "ngram":
+        return ("--speculative-config", json.dumps(NGRAM))
+    last = json.loads((model / "config.json").read_bytes())["text_config"]["num_hidden_layers"]
+    extracting = {
+        "method": "extract_hidden_states",
+        "num_speculative_tokens": 1,
+        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": [last]}},
+    }
+    dropping = {
+        "kv_connector": "NullConnector",
+        "kv_connector_module_path": "loadtests.bench.null_connector",
+        "kv_role": "kv_producer",
+    }
+    return (
+        *("--speculative-config", json.dumps(extracting)),
+        *("--kv-transfer-config", json.dumps(dropping)),
+    )
+
+
+async def measure(ways: dict[str, Way], number: int, requests: int, clients: int) -> dict[str, Took]:
+    """One round: each way, in turns, with many clients at once, and then all of them with one."""
+    pictures = await asyncio.to_thread(demo_pictures, requests, 1, FIRST_SCENE + number * 10_000)
+    names = [*ways][number % len(ways) :] + [*ways][: number % len(ways)]
+    cpu: dict[str, dict[str, float]] = {}
+    latencies: dict[str, list[float]] = {name: [] for name in names}
+
+    def new(place: int, name: str, part: str) -> bytes:
+        return as_new(pictures[place].data, f"{number} {name} {part}")
+
+    for name in names:
+        asked = [(new(place, name, "many"), one.prompt(0)) for place, one in enumerate(pictures)]
+        before = ways[name].spent()
+        await spell(ways[name].script, asked, clients)
+        after = ways[name].spent()
+        cpu[name] = {process: (after[process] - before[process]) / requests for process in after}
+    for place, one in enumerate(pictures):
+        for name in names:
+            took = await milliseconds(ways[name].script, new(place, name, "one"), one.prompt(0))
+            latencies[name].append(took)
+    return {name: Took(cpu[name], median(latencies[name])) for name in names}
+
+
+def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
+    """The figures: where a request's machine time goes, then each other way over the stock servers."""
+    stock = [one[STOCK] for one in rounds]
+    cost = median(took.cost for took in stock)
+    lines: list[dict[str, object]] = [
+        {
+            "figure": f"cpu_{process}",
+            "unit": "ms",
+            "value": round(median(took.cpu[process] for took in stock), 1),
+            "share": round(median(took.cpu[process] / took.cost for took in stock), 3),
+            "rounds": len(rounds),
+        }
+        for process in stock[0].cpu
+    ]
+    for name in sorted(rounds[0].keys() - {STOCK}):
+        pairs = [(one[name], one[BASES.get(name, STOCK)]) for one in rounds]
+        compared = {
+            "machine_time": [way.cost / base.cost for way, base in pairs],
+            "reason_machine_time": [way.cpu["reason"] / base.cpu["reason"] for way, base in pairs],
+            "one_client": [way.latency / base.latency for way, base in pairs],
+        }
+        lines += [
+            {
+                "figure": f"{name}_{figure}",
+                "over": BASES.get(name, STOCK),
+                "ratio": round(median(ratios), 3),
+                "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                "rounds": len(rounds),
+            }
+            for figure, ratios in compared.items()
+        ]
+    return [{"figure": "cpu", "unit": "ms", "value": round(cost, 1), "rounds": len(rounds)}, *lines]
+
+
+async def weigh(given: argparse.Namespace) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as logs:
+        async with open_ways(given.bundle, given.logs or Path(logs), given.server or ()) as ways:
+            for name, way in ways.items():
+                print(f"warming up: {name}", file=sys.stderr, flush=True)
+                for place, picture in enumerate(
+                    await asyncio.to_thread(demo_pictures, WARM_UP, 1, FIRST_SCENE - WARM_UP)
+                ):
+                    await way.script.ask(as_new(picture.data, f"warm {name} {place}"), picture.prompt(0))
+            found = []
+            for number in range(given.rounds):
+                print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
+                found.append(await measure(ways, number, given.requests, given.clients))
+    for line in as_lines(found):
+        print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench.ways", description=__doc__)
+    parser.add_argument("--bundle", type=Path, default=DEMO_BUNDLE)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=16, help="pictures in each part of a round")
+    parser.add_argument("--clients", type=int, default=16, help="how many clients at once are many")
+    parser.add_argument("--server", choices=FURTHER, action="append", help="start this one, too")
+    parser.add_argument("--logs", type=Path, help="a folder for the servers' logs")
+    given = parser.parse_args()
+    if min(given.rounds, given.requests, given.clients) < 1:
+        parser.error("counts must be at least 1")
+    try:
+        uvloop.run(weigh(given))
+    except (EngineError, OSError, httpx.HTTPError, ExceptionGroup) as error:
+        sys.exit(f"ways: {error!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a GPU reaches, with models of published sizes and random weights: ``make bench-gpu``."""
