@@ -11,6 +11,7 @@ from functools import partial
 from engines.batching import BatchLimits, MicroBatcher, in_executor
 from engines.box_pipeline import BoxPipeline
 from engines.cache.observer import CacheObserver
+from engines.draft_budget import DraftLimits
 from engines.embeddings import Embeddings, SharedEmbeddings, rounded
 from engines.finishing import Finisher
 from engines.mllm.answer import AnswerFormat
@@ -24,9 +25,7 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding, VisionR
 
 @dataclass(frozen=True, slots=True)
 class PipelineLimits:
-    """Bounds of what requests share: batches, remembered embeddings (bytes), threads for finishing masks.
-
-    Masks are drafted while no more than `drafts_up_to` requests are under way.
+    """Bounds of what requests share: batches, remembered embeddings (bytes), threads for finishing masks, drafts.
 
     Images are encoded one by one unless `encode` says otherwise: on a CPU a batch is slower for everybody in it.
     """
@@ -35,7 +34,7 @@ class PipelineLimits:
     decode: BatchLimits = field(default_factory=lambda: BatchLimits(max_size=16, max_pending=512))
     embedding_bytes: int = 512 * 1024 * 1024
     finish_threads: int = 2
-    drafts_up_to: int = 1
+    drafts: DraftLimits = field(default_factory=DraftLimits)
 
 
 @asynccontextmanager
@@ -72,7 +71,7 @@ async def open_pipeline(
         embeddings = Embeddings(encoder, limits.embedding_bytes, shared, observer)
         try:
             finisher = Finisher(finish_threads, mask_threshold)
-            yield _kind(answer)(answer, mllm, embeddings, decoder, finisher, limits.drafts_up_to, watched)
+            yield _kind(answer)(answer, mllm, embeddings, decoder, finisher, limits.drafts, watched)
         finally:
             await embeddings.aclose()
             await decoder.aclose()

@@ -23,15 +23,24 @@ Emit = Callable[[MaskDrafted], None]
 class Drafter:
     """Draws up to `wanted` drafts while its ``async with`` block, the reasoning, runs; one at a time.
 
-    The first is drawn at once, without any reasoning, the others from the sentences that have been finished
-    meanwhile. `draw` makes the masks of a reasoning. A draft that is due while `idle` is false is dropped, as is one
-    that an engine fails to make; what is not there at the end of the block is given up, so that nobody waits for it.
+    The first is drawn at once, without any reasoning, each of the others from the sentences that have been finished
+    meanwhile, at the end of one at which `affords_another` is true. `draw` makes the masks of a reasoning. A draft
+    that is due while `idle` is false is dropped, as is one that an engine fails to make; what is not there at the
+    end of the block is given up, so that nobody waits for it.
     """
 
-    def __init__(self, wanted: int, draw: Draw, idle: Callable[[], bool], emit: Emit) -> None:
+    def __init__(
+        self,
+        wanted: int,
+        draw: Draw,
+        idle: Callable[[], bool],
+        affords_another: Callable[[], bool],
+        emit: Emit,
+    ) -> None:
         self._wanted = wanted
         self._draw = draw
         self._idle = idle
+        self._affords_another = affords_another
         self._emit = emit
         self._reasoning = ""
         self._tokens = 0
@@ -63,10 +72,17 @@ class Drafter:
     async def _draw_all(self) -> None:
         for number in range(self._wanted):
             if number:
-                await self._sentence.wait()
-                self._sentence.clear()
+                await self._affordable_sentence()
             if self._idle():
                 await self._draw_one(number, self._reasoning, self._tokens)
+
+    async def _affordable_sentence(self) -> None:
+        """Wait for the end of a sentence at which there is time for another draft."""
+        while True:
+            await self._sentence.wait()
+            self._sentence.clear()
+            if self._affords_another():
+                return
 
     async def _draw_one(self, number: int, reasoning: str, tokens: int) -> None:
         try:

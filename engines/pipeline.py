@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from engines.batching import MicroBatcher
 from engines.deadline import Deadline
+from engines.draft_budget import Clock, DraftBudget, DraftLimits, Experience
 from engines.drafts import Drafter
 from engines.embeddings import Embeddings
 from engines.errors import MllmUnavailable, first_fault
@@ -58,8 +60,8 @@ class Ticket:
 class Pipeline:
     """Segments images for one bundle; `answer` is the bundle's answer format.
 
-    Stateless between requests but for `embeddings`, which remembers, and `decoder`, in which requests meet. Drafts
-    are made while no more than `drafts_up_to` requests are under way.
+    Stateless between requests but for `embeddings`, which remembers, `decoder`, in which requests meet, and how long
+    requests have taken, from which follows how many of the wanted drafts are made. `clock` tells seconds.
     """
 
     def __init__(
@@ -69,8 +71,9 @@ class Pipeline:
         embeddings: Embeddings,
         decoder: MicroBatcher[DecodeItem, Decoded],
         finisher: Finisher,
-        drafts_up_to: int = 1,
+        drafts: DraftLimits | None = None,
         observer: PipelineObserver | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self._answer = answer
         self._mllm = mllm
@@ -78,7 +81,9 @@ class Pipeline:
         self._decoder = decoder
         self._finisher = finisher
         self._observer = observer or NoPipelineObserver()
-        self._drafts_up_to = drafts_up_to
+        self._drafts = drafts or DraftLimits()
+        self._experience = Experience()
+        self._clock = clock
         self._under_way = 0
 
     async def segment(
@@ -101,7 +106,8 @@ class Pipeline:
             events.put_nowait(event)
 
         self._observer.asked(request.prompt)
-        ticket = Ticket(request, deadline, Stopwatch(deadline.elapsed(), self._observer), emit)
+        watch = Stopwatch(deadline.elapsed(), self._observer, self._clock)
+        ticket = Ticket(request, deadline, watch, emit)
         work = asyncio.create_task(self._work(ticket, load))
         work.add_done_callback(lambda _: events.put_nowait(None))
         self._under_way += 1
@@ -166,6 +172,7 @@ class Pipeline:
                 await warming  # a prefill of the same prefix beside it would be done twice
                 vectors = await self._concentrate(ticket, image, reasoned.text, decision)
                 masks = await self._make(ticket, image, await encoding, vectors)
+                self._learn(ticket)
         ticket.watch.mark("total")
         scores = await self._finisher.score(drafter.drawn, masks)
         prompt_tokens = reasoned.prompt_tokens or decision.prompt_tokens
@@ -209,27 +216,37 @@ class Pipeline:
     ) -> Drafter:
         """Drafts need what the masks need, and leave it to them: they only wait for it."""
         request = ticket.request
+        budget = DraftBudget(self._drafts.share, self._experience, request.known_length, self._clock)
 
         async def draw(reasoning: str) -> list[MaskReady]:
             vectors = await asyncio.shield(warming)
             if vectors is None or reasoning:
                 objects = request.objects or 1
-                vectors = await self._vectors(ticket, image, reasoning, [request.draft_type], objects)
+                with budget.spending():
+                    vectors = await self._vectors(ticket, image, reasoning, [request.draft_type], objects)
             embedding = await asyncio.shield(encoding)
             if not self._idle():
                 return []
-            decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
-            return await self._finisher.masks(image.vision, decoded)
+            with budget.spending():
+                decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
+                return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
             ticket.watch.mark("ttfd")
             ticket.emit(draft)
 
-        return Drafter(request.drafts_wanted, draw, self._idle, emit)
+        return Drafter(request.drafts_wanted, draw, self._idle, budget.affords_another, emit)
 
     def _idle(self) -> bool:
         """Whether there is room for work that can be done without."""
-        return self._under_way <= self._drafts_up_to and self._decoder.pending == 0
+        return self._under_way <= self._drafts.up_to and self._decoder.pending == 0
+
+    def _learn(self, ticket: Ticket) -> None:
+        """Remember how long the stages took that others' drafts are weighed against; company would have slowed them."""
+        if self._idle():
+            took = ticket.watch.milliseconds
+            making = took["concentrate"] + took["decode"] + took["finish"]
+            self._experience.note(ticket.request.known_length, took["reason"] / 1000, making / 1000)
 
     async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
         request = ticket.request

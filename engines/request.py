@@ -56,6 +56,11 @@ class SegmentRequest:
         return 0 if self.reasoning == "none" else self.drafts
 
     @property
+    def known_length(self) -> ReasoningLength | None:
+        """The reasoning's length where it is one that other requests have, too."""
+        return self.reasoning if self.max_reasoning_tokens is None else None
+
+    @property
     def draft_type(self) -> MaskType:
         """The mask type of drafts: what the request names, else modal, for what can be seen is part of either."""
         return self.forced_type or "modal"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engines.observers import NoPipelineObserver, PipelineObserver
@@ -12,18 +12,25 @@ from engines.observers import NoPipelineObserver, PipelineObserver
 class Stopwatch:
     """Milliseconds by stage, for one request; stages may overlap.
 
-    `waited` is how many seconds ago the request came. `observer` hears of every stage and mark.
+    `waited` is how many seconds ago the request came. `observer` hears of every stage and mark. `clock` tells
+    seconds.
     """
 
-    def __init__(self, waited: float = 0.0, observer: PipelineObserver | None = None) -> None:
-        self._began = time.perf_counter() - waited
+    def __init__(
+        self,
+        waited: float = 0.0,
+        observer: PipelineObserver | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._began = clock() - waited
         self._observer = observer or NoPipelineObserver()
         self.milliseconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Note how long the block took, if it succeeds."""
-        began = time.perf_counter()
+        began = self._clock()
         with self._observer.stage(name):
             yield
         self._note(name, began)
@@ -34,6 +41,6 @@ class Stopwatch:
             self._note(name, self._began)
 
     def _note(self, name: str, since: float) -> None:
-        seconds = time.perf_counter() - since
+        seconds = self._clock() - since
         self.milliseconds[name] = round(seconds * 1000, 2)
         self._observer.took(name, seconds)

@@ -86,22 +86,35 @@ def report(trials: Sequence[Trial], drafts: int) -> str:
     known, new = [trial.known for trial in trials], [trial.new for trial in trials]
     pairs = [pair for trial in trials for pair in trial.drafts]
     both = [pair for trial in trials for pair in trial.both]
+    delays = [a.mask / b.mask for a, b in pairs]
+    low, high = interval(delays)
     drafted = [took for took in (*known, *new) if not math.isnan(took.iou)]
     rows = [
         ("first draft / final mask, image known", _median(t.draft / t.mask for t in known), "<= 0.35"),
         ("first draft / final mask, image new", _median(t.draft / t.mask for t in new), "<= 0.60"),
-        (f"final mask with drafts={drafts} / without", _median(a.mask / b.mask for a, b in pairs), "<= 1.05"),
+        (f"final mask with drafts={drafts} / without", _median(delays), "<= 1.05"),
+        ("  95 % sure: no less than", low, ""),
+        ("  95 % sure: no more than", high, ""),
         ("both masks / one", _median(a.last / b.last for a, b in both), "<= 1.15"),
         (
             "mean IoU of first draft and final mask",
             fmean(t.iou for t in drafted) if drafted else math.nan,
             "",
         ),
-        ("drafts a request, image known", fmean(t.drafts for t in known), ""),
+        ("drafts a request, image known", fmean(t.drafts for t in (*known, *(a for a, _ in pairs))), ""),
         ("requests without any draft, image new", fmean(t.drafts == 0 for t in new), ""),
         ("final mask, image known, ms", _median(1000 * t.mask for t in known), ""),
     ]
     return "\n".join(f"{name:44} {value:8.3f}   {aim}" for name, value, aim in rows)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median lies with 95 %, by order statistics in their normal approximation."""
+    if not values:
+        return math.nan, math.nan
+    ranked, reach = sorted(values), 0.98 * math.sqrt(len(values))
+    first = max(0, math.floor(len(values) / 2 - reach))
+    return ranked[first], ranked[-1 - first]
 
 
 def _median(values: Iterable[float]) -> float:

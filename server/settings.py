@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,6 +26,7 @@ from pydantic_settings import (
 import engines
 from engines.assembly import PipelineLimits
 from engines.batching import BatchLimits
+from engines.draft_budget import DraftLimits
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import RuntimeName
 from server.admission.keys import KeyRing, read_keys
@@ -148,6 +157,9 @@ class Settings(BaseSettings):
     drafts_up_to: NonNegativeInt = Field(
         1, description="requests under way up to which masks are drafted; 0: never"
     )
+    drafts_share: NonNegativeFloat = Field(
+        0.1, description="engines' time for drafts, as a share of a request's time to its mask"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -232,5 +244,5 @@ class Settings(BaseSettings):
             decode=BatchLimits(self.decode_batch, wait, pending),
             embedding_bytes=self.embedding_cache_mib * MIB,
             finish_threads=self.finish_threads,
-            drafts_up_to=self.drafts_up_to,
+            drafts=DraftLimits(self.drafts_up_to, self.drafts_share),
         )

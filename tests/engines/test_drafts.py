@@ -26,6 +26,7 @@ class Artist:
         self.at_work = 0
         self.idle = True
         self.failing = False
+        self.rich = True
 
     async def draw(self, reasoning: str) -> Sequence[MaskReady]:
         self.seen.append(reasoning)
@@ -40,7 +41,7 @@ class Artist:
         return [MASK]
 
     def drafter(self, wanted: int) -> Drafter:
-        return Drafter(wanted, self.draw, lambda: self.idle, self.drafts.append)
+        return Drafter(wanted, self.draw, lambda: self.idle, lambda: self.rich, self.drafts.append)
 
 
 async def settle() -> None:
@@ -96,6 +97,22 @@ async def test_no_draft_of_a_busy_engine() -> None:
     assert [draft.number for draft in artist.drafts] == [1], "the first one was dropped"
 
 
+async def test_a_draft_that_cannot_be_afforded_waits_for_another_sentence() -> None:
+    artist = Artist()
+    artist.rich = False
+    async with artist.drafter(2) as drafter:
+        await settle()
+        drafter.hear("One.", 1)
+        await settle()
+        artist.rich = True
+        await settle()
+        assert artist.seen == [""], "the first one asks for nothing but an idle engine"
+        drafter.hear("One. Two.", 2)
+        await settle()
+    assert artist.seen == ["", "One. Two."]
+    assert [draft.number for draft in artist.drafts] == [0, 1]
+
+
 async def test_an_engine_that_fails_costs_the_draft_only() -> None:
     artist = Artist()
     artist.failing = True
@@ -112,7 +129,7 @@ async def test_a_fault_of_the_programs_own_is_not_hidden() -> None:
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        async with Drafter(1, draw, lambda: True, lambda draft: None):
+        async with Drafter(1, draw, lambda: True, lambda: True, lambda draft: None):
             await settle()
 
 

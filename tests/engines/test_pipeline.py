@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
@@ -13,6 +14,7 @@ from PIL import Image
 
 from engines.assembly import PipelineLimits, open_pipeline
 from engines.deadline import Deadline
+from engines.draft_budget import DraftLimits
 from engines.errors import DeadlineExceeded, EngineError, ImageRejected, MllmUnavailable, VisionFailed
 from engines.events import (
     Accepted,
@@ -55,7 +57,9 @@ def picture(seed: int = 0, size: tuple[int, int] = (120, 80)) -> PreparedImage:
 
 @asynccontextmanager
 async def opened(mllm: ScriptedMllm, vision: FaultyVision) -> AsyncIterator[Pipeline]:
-    async with open_pipeline(AnswerFormat(), 0.0, mllm, vision, PipelineLimits()) as pipeline:
+    """Drafts may cost what they will: in no time, next to which they would be weighed, the script is at its end."""
+    limits = PipelineLimits(drafts=DraftLimits(share=math.inf))
+    async with open_pipeline(AnswerFormat(), 0.0, mllm, vision, limits) as pipeline:
         yield pipeline
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator
 
-from loadtests.drafts import AnyImage, Took, Trial, report, timed
+from loadtests.drafts import AnyImage, Took, Trial, interval, report, timed
 from server.client import SegmentClient
 from server.events import WireEvent
 
@@ -29,6 +29,8 @@ def test_figures_are_ratios_of_neighbours() -> None:
         "first draft / final mask, image known": 0.3,
         "first draft / final mask, image new": 0.5,
         "final mask with drafts=3 / without": 1.125,
+        "95 % sure: no less than": 1.0,
+        "95 % sure: no more than": 1.25,
         "both masks / one": 1.2,
         "mean IoU of first draft and final mask": 0.6,
         "drafts a request, image known": 1.0,
@@ -40,7 +42,7 @@ def test_figures_are_ratios_of_neighbours() -> None:
 def test_without_any_draft_there_is_no_figure() -> None:
     lonely = Trial(new=took(math.nan, 2.0), known=took(math.nan, 1.0), drafts=[], both=[])
     assert "first draft / final mask, image known" in report([lonely], 3)
-    assert report([lonely], 3).count("nan") == 5
+    assert report([lonely], 3).count("nan") == 7
 
 
 async def test_an_answer_without_masks_has_no_times() -> None:
@@ -56,3 +58,8 @@ async def test_an_answer_without_masks_has_no_times() -> None:
 
     found = await timed(NoSuchObject("http://server"), b"", "the unicorn", drafts=1)
     assert (math.isnan(found.mask), math.isnan(found.last), found.drafts) == (True, True, 0)
+
+
+def test_the_interval_of_a_median_narrows_with_more_values() -> None:
+    assert interval([float(n) for n in range(100)]) == (40.0, 59.0)
+    assert interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
