@@ -26,7 +26,7 @@ async def test_all_ask_a_gateway_as_often_and_a_line_has_both_rates() -> None:
     async with gateway(0.05) as (_, http):
         url = str(http.base_url).rstrip("/")
         found = await Rounds(url, None, users=2, requests=3).run(2)
-        counted = (await asyncio.to_thread(read_metrics, url, None)).sums
+        counted = (await asyncio.to_thread(read_metrics, url, None, print)).sums
     lines = as_lines(found)
     assert [line["figure"] for line in lines] == ["evaluate_throughput", "evaluate_drawn"]
     assert all((line["rounds"], line["target"]) == (2, ">= 0.95") for line in lines)
