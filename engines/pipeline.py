@@ -163,14 +163,16 @@ class Pipeline:
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
             reasoned = await self._reason(ticket, image, drafter)
+            foreseeing = group.create_task(self._foresee(ticket, image, reasoned.text, warming))
             decision = await self._decide(ticket, image, reasoned.text)
             masks: list[MaskReady] = []
             if decision.objects == 0:
                 encoding.cancel()
                 warming.cancel()
+                foreseeing.cancel()
             else:
                 await warming  # a prefill of the same prefix beside it would be done twice
-                vectors = await self._concentrate(ticket, image, reasoned.text, decision)
+                vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
                 masks = await self._make(ticket, image, await encoding, vectors)
                 self._learn(ticket)
         ticket.watch.mark("total")
@@ -196,7 +198,7 @@ class Pipeline:
         To ask for a first draft's one vector does that, too, and gives the vector.
         """
         request = ticket.request
-        if request.drafts_wanted and (request.objects or 1) == 1 and self._idle():
+        if request.drafts_wanted and request.likely_objects == 1 and self._idle():
             return await self._vectors(ticket, image, "", [request.draft_type], 1)
         at_once = (
             request.reasoning == "none" and request.forced_type is not None and request.objects is not None
@@ -221,9 +223,9 @@ class Pipeline:
         async def draw(reasoning: str) -> list[MaskReady]:
             vectors = await asyncio.shield(warming)
             if vectors is None or reasoning:
-                objects = request.objects or 1
+                types, objects = [request.draft_type], request.likely_objects
                 with budget.spending():
-                    vectors = await self._vectors(ticket, image, reasoning, [request.draft_type], objects)
+                    vectors = await self._vectors(ticket, image, reasoning, types, objects)
             embedding = await asyncio.shield(encoding)
             if not self._idle():
                 return []
@@ -283,13 +285,38 @@ class Pipeline:
         ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects, warnings))
         return decision
 
+    async def _foresee(
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        reasoning: str,
+        warming: asyncio.Task[dict[MaskType, Vectors] | None],
+    ) -> dict[MaskType, Vectors] | None:
+        """The vectors that either decision would lead to, while the model still decides.
+
+        The server that gives them has nothing else to do then; in company it has, and there are none.
+        """
+        request, tokens = ticket.request, self._answer.tokens
+        if request.forced_type is not None or tokens.modal is None or not self._idle():
+            return None
+        await asyncio.shield(warming)
+        return await self._vectors(ticket, image, reasoning, ("modal", "amodal"), request.likely_objects)
+
     async def _concentrate(
-        self, ticket: Ticket, image: PreparedImage, reasoning: str, decision: Decision
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        reasoning: str,
+        decision: Decision,
+        foreseeing: asyncio.Task[dict[MaskType, Vectors] | None],
     ) -> dict[MaskType, Vectors]:
         """The vectors [K, D] of every mask type that is wanted."""
         request = ticket.request
         types = request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
+            foreseen = await foreseeing
+            if foreseen is not None and decision.objects == request.likely_objects:
+                return {kind: foreseen[kind] for kind in types}
             return await self._vectors(ticket, image, reasoning, types, decision.objects)
 
     async def _vectors(

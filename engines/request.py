@@ -51,6 +51,11 @@ class SegmentRequest:
         return ("modal", "amodal") if self.mask_type == "both" else (decided,)
 
     @property
+    def likely_objects(self) -> int:
+        """Their number as long as the model has not told it: most who leave it open mean one."""
+        return self.objects or 1
+
+    @property
     def drafts_wanted(self) -> int:
         """How many drafts may be drawn: without reasoning there is no time for any."""
         return 0 if self.reasoning == "none" else self.drafts

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from engines.events import (
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.image import MllmImageConfig
+from engines.mllm.results import Decision
 from engines.pipeline import NO_AMODAL, Pipeline
 from engines.request import SegmentRequest
 from engines.vision import masks
@@ -119,7 +120,7 @@ async def test_both_masks_take_one_reasoning_and_one_batch(vision: FaultyVision)
     mllm = ScriptedMllm(prompt_count=2)
     async with opened(mllm, vision) as pipeline:
         events = await run(pipeline, SegmentRequest("both mugs", mask_type="both"))
-    assert sorted(mllm.calls) == ["concentrate", "decide", "reason", "warm"]
+    assert sorted(mllm.calls) == ["concentrate", "concentrate", "decide", "reason", "warm"]
     assert vision.batches == [4]
     ready = of(MaskReady, events)
     assert [(mask.object, mask.mask_type) for mask in ready] == [
@@ -133,6 +134,43 @@ async def test_both_masks_take_one_reasoning_and_one_batch(vision: FaultyVision)
         assert part.fraction == pytest.approx((amodal & ~modal).sum() / amodal.sum())
     [decision] = of(DecisionMade, events)
     assert (decision.mask_type, decision.source, decision.objects) == ("amodal", "model", 2)
+
+
+class Deciding(ScriptedMllm):
+    """Decides nothing before it has been asked for the vectors, if these are asked for meanwhile."""
+
+    async def decide(self, *args: Any, **options: Any) -> Decision:
+        async with asyncio.timeout(30):
+            while "concentrate" not in self.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        return await super().decide(*args, **options)
+
+
+@pytest.mark.parametrize(("p_modal", "mask_type"), [(0.1, "amodal"), (0.9, "modal")])
+async def test_the_vectors_of_either_decision_are_made_while_the_model_decides(
+    vision: FaultyVision, p_modal: float, mask_type: str
+) -> None:
+    plain, foreseeing = ScriptedMllm(p_modal=p_modal), Deciding(p_modal=p_modal)
+    async with opened(plain, vision) as pipeline:
+        [expected] = of(MaskReady, await run(pipeline, SegmentRequest("the mug", objects=1)))
+    async with opened(foreseeing, vision) as pipeline:
+        [mask] = of(MaskReady, await run(pipeline, SegmentRequest("the mug")))
+    assert foreseeing.calls.count("concentrate") == 1
+    assert (mask.mask_type, mask.rle) == (mask_type, expected.rle)
+
+
+async def test_in_company_no_vectors_are_made_before_the_decision(vision: FaultyVision) -> None:
+    order: list[list[str]] = []
+
+    class Watching(ScriptedMllm):
+        async def decide(self, *args: Any, **options: Any) -> Decision:
+            order.append(list(self.calls))
+            return await super().decide(*args, **options)
+
+    mllm = Watching()
+    async with opened(mllm, vision) as pipeline:
+        await asyncio.gather(*(run(pipeline, SegmentRequest(f"mug {n}")) for n in range(3)))
+    assert "concentrate" not in order[0]
 
 
 async def test_an_object_that_is_not_there_gets_no_mask(vision: FaultyVision) -> None:
