@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from engines.events import Rle
+from engines.vision.complement import complement
 from engines.vision.outlines import run_lengths
 
 
@@ -81,7 +82,11 @@ def decode(rle: Rle) -> NDArray[np.bool_]:
 
 def subtract(whole: Rle, part: Rle) -> Mask:
     """What `whole` has and `part` has not: the hidden part, for an amodal and a modal mask of one picture."""
-    return encode(decode(whole) & ~decode(part))
+    codes: list[Any] = [
+        {"size": whole["size"], "counts": whole["counts"].encode("ascii")},
+        {"size": part["size"], "counts": complement(part["counts"].encode("ascii"))},
+    ]
+    return _described(coco.merge(codes, intersect=True))
 
 
 def unite(parts: Sequence[Rle]) -> Mask:

@@ -107,6 +107,14 @@ def test_subtract_leaves_the_hidden_part() -> None:
 
     assert hidden.area == 8 * 8
     assert hidden.bbox == [12, 2, 8, 8]
+    assert hidden == masks.encode(whole & ~part)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 1.0])
+def test_subtract_gives_the_code_that_encoding_the_pixels_gives(share: float) -> None:
+    chance = np.random.default_rng(7)
+    whole, part = chance.random((40, 30)) < 0.6, chance.random((40, 30)) < share
+    assert masks.subtract(masks.encode(whole).rle, masks.encode(part).rle) == masks.encode(whole & ~part)
 
 
 @pytest.mark.parametrize(("size", "cells"), [((64, 64), (16, 16)), ((64, 33), (16, 9)), ((1, 64), (1, 16))])
