@@ -4,7 +4,7 @@
 # TORCH_INDEX is PyTorch's package index for the CPU build, which is on no general one; VARIANT=cuda needs none.
 # The only weights inside are the demo bundle's; others are mounted, and named in R2SM_BUNDLE.
 
-FROM python:3.11.11-slim-bookworm AS build
+FROM python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5 AS build
 ARG VARIANT=cpu
 ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -24,7 +24,7 @@ RUN set -eu; \
     /opt/r2sm/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} --constraint "$pins" $packages ".[tracing,loadtests]"; \
     /opt/r2sm/bin/pip uninstall --yes pip
 
-FROM python:3.11.11-slim-bookworm
+FROM python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5
 ARG VARIANT=cpu
 ARG VERSION=0.1.0
 ARG REVISION=unknown
@@ -34,6 +34,7 @@ LABEL org.opencontainers.image.title="r2sm-gateway" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="python:3.11.11-slim-bookworm" \
+      org.opencontainers.image.base.digest="sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5" \
       r2sm.variant="$VARIANT"
 RUN groupadd --gid 10001 r2sm && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /scratch r2sm \
     && install -d -o 10001 -g 10001 /scratch

@@ -1,7 +1,7 @@
 # vLLM for the CPU, with the demo's language model: for demonstrations. On GPUs vLLM's own image serves, as it is.
 #   docker build -f deploy/vllm-cpu.Dockerfile -t r2sm-vllm-cpu:0.1.0 --build-arg TORCH_INDEX=… .
 
-FROM python:3.11.11-slim-bookworm AS build
+FROM python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5 AS build
 ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # hadolint ignore=DL3008
@@ -21,7 +21,7 @@ RUN /opt/vllm/bin/pip install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -
     && /opt/vllm/bin/python -c "import torchvision" \
     && /opt/vllm/bin/pip uninstall --yes pip
 
-FROM python:3.11.11-slim-bookworm
+FROM python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="r2sm-vllm-cpu" \
@@ -29,7 +29,8 @@ LABEL org.opencontainers.image.title="r2sm-vllm-cpu" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="python:3.11.11-slim-bookworm"
+      org.opencontainers.image.base.name="python:3.11.11-slim-bookworm" \
+      org.opencontainers.image.base.digest="sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5"
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends libnuma1 libtcmalloc-minimal4 \
     && rm -rf /var/lib/apt/lists/* \

@@ -29,7 +29,9 @@ def test_every_service_is_hardened_and_watched(which: str) -> None:
         assert int(service["user"].split(":")[0]) > 0, name
         assert "mem_limit" in service, name
         assert "healthcheck" in service or service["restart"] == "no", name
-        assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), name
+        image = service["image"]
+        assert re.search(r":v?\d+\.\d+\.\d+", image), name
+        assert image.startswith(("r2sm-", "vllm/")) or re.search(r"@sha256:[0-9a-f]{64}$", image), name
 
 
 @both

@@ -27,7 +27,7 @@ def test_bases_are_exact_and_the_last_stage_is_its_own(path: Path) -> None:
     assert len(built) >= 2
     for stage in built:
         image = all_of(stage, "FROM")[0].split()[0]
-        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-\S+", image), image
+        assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-\S+@sha256:[0-9a-f]{64}", image), image
 
 
 @each
@@ -83,7 +83,8 @@ def test_labels_tell_what_is_inside(path: Path) -> None:
     labels = dict(re.findall(r'([\w.]+)="([^"]*)"', " ".join(all_of(last, "LABEL"))))
     prefix = "org.opencontainers.image."
     assert labels[f"{prefix}licenses"] == PROJECT["license"]
-    assert labels[f"{prefix}base.name"] == all_of(last, "FROM")[0].split()[0]
+    base = all_of(last, "FROM")[0].split()[0]
+    assert f"{labels[f'{prefix}base.name']}@{labels[f'{prefix}base.digest']}" == base
     assert {f"{prefix}{name}" for name in ("title", "description", "version", "revision")} <= set(labels)
     assert f"VERSION={PROJECT['version']}" in all_of(last, "ARG")
 

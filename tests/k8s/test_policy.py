@@ -203,7 +203,7 @@ def test_no_image_floats() -> None:
     for overlay, workload in every(*WORKLOADS):
         for container in containers(workload):
             image = container["image"]
-            _, _, tag = image.rpartition(":")
+            _, _, tag = image.partition("@")[0].rpartition(":")
             assert re.search(r"\d+\.\d+", tag), f"{overlay.name}: {image} has no exact version"
             assert image.count("/") < 2, f"{image} names a registry"
 
