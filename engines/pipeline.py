@@ -300,7 +300,10 @@ class Pipeline:
         if request.forced_type is not None or tokens.modal is None or not self._idle():
             return None
         await asyncio.shield(warming)
-        return await self._vectors(ticket, image, reasoning, ("modal", "amodal"), request.likely_objects)
+        try:
+            return await self._vectors(ticket, image, reasoning, ("modal", "amodal"), request.likely_objects)
+        except MllmUnavailable:
+            return None  # they are asked for again, once it is known which
 
     async def _concentrate(
         self,

@@ -159,6 +159,21 @@ async def test_the_vectors_of_either_decision_are_made_while_the_model_decides(
     assert (mask.mask_type, mask.rle) == (mask_type, expected.rle)
 
 
+async def test_foreseen_vectors_that_fail_are_asked_for_again(vision: FaultyVision) -> None:
+    class FailingOnce(Deciding):
+        async def concentrate(self, *args: Any, **options: Any) -> Any:
+            if "decide" not in self.calls:
+                self.calls.append("concentrate")
+                raise MllmUnavailable("too early")
+            return await super().concentrate(*args, **options)
+
+    mllm = FailingOnce()
+    async with opened(mllm, vision) as pipeline:
+        events = await run(pipeline, SegmentRequest("the mug"))
+    assert len(of(MaskReady, events)) == 1
+    assert mllm.calls.count("concentrate") == 2
+
+
 async def test_in_company_no_vectors_are_made_before_the_decision(vision: FaultyVision) -> None:
     order: list[list[str]] = []
 
