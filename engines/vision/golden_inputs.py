@@ -79,9 +79,9 @@ def _picture(generator: np.random.Generator, side: int, shape: tuple[int, int]) 
 
 
 def _doubt(decoded: Decoded, size: tuple[int, int]) -> float:
-    """The share of a mask's pixels that are near the threshold; more than 1 for one of no useful area."""
+    """Pixels near the threshold for each one of the mask, which is what its IoU may lose; more for no useful area."""
     height, width = (-(-length * len(decoded.mask_logits) // max(size)) for length in size)
     logits = decoded.mask_logits[:height, :width]
     area = float((logits > 0).mean())
-    near = float((np.abs(logits) < 0.2 * logits.std()).mean())
-    return near + (not AREAS[0] < area < AREAS[1]) * (1 + abs(area - 0.5))
+    near = float((np.abs(logits) < 0.2 * logits.std()).mean()) / max(area, 1 / logits.size)
+    return near + (not AREAS[0] < area < AREAS[1]) * logits.size
