@@ -190,7 +190,7 @@ async def test_a_load_on_real_vllm_keeps_its_objectives(served_model: ServedMode
     )
     async with run_gateway(settings) as running:
         await running.wait_ready(120.0)
-        plan = Plan(SCENARIOS["chat"], Load((1.0,), 4.0), running.url, tmp_path, TRANSPORTS, seed=2)
+        plan = Plan(SCENARIOS["chat"], Load((2.0,), 6.0), running.url, tmp_path, TRANSPORTS, seed=2)
         ran = await asyncio.to_thread(run, plan, lambda _: None)
     report = make_report(ran, Objectives(at_most={"error_share": 0.0}))
     assert report.kept
