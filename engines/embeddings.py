@@ -83,9 +83,8 @@ class Embeddings:
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
             capacity, lambda embedding: embedding.nbytes
         )
-        self._patient: dict[
-            str, Prepared
-        ] = {}  # images in the making that nobody is in a hurry for, by digest
+        self._patient: dict[str, Prepared] = {}
+        """Images in the making that nobody is in a hurry for, by digest."""
 
     async def get_or_encode(self, image: PreparedImage, *, patient: bool = False) -> Embedding:
         """The image's embedding. While only `patient` ones wait for it, other images are encoded first.

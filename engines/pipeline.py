@@ -247,7 +247,8 @@ class Pipeline:
         """Remember how long the stages took that others' drafts are weighed against; company would have slowed them."""
         if self._idle():
             took = ticket.watch.milliseconds
-            making = took["concentrate"] + took["decode"] + took["finish"]
+            reading = max(took["concentrate"], took.get("foresee", 0.0))  # nobody waits for what was foreseen
+            making = reading + took["decode"] + took["finish"]
             self._experience.note(ticket.request.known_length, took["reason"] / 1000, making / 1000)
 
     async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
@@ -301,7 +302,9 @@ class Pipeline:
             return None
         await asyncio.shield(warming)
         try:
-            return await self._vectors(ticket, image, reasoning, ("modal", "amodal"), request.likely_objects)
+            with ticket.watch.stage("foresee"):
+                types: tuple[MaskType, ...] = ("modal", "amodal")
+                return await self._vectors(ticket, image, reasoning, types, request.likely_objects)
         except MllmUnavailable:
             return None  # they are asked for again, once it is known which
 

@@ -14,7 +14,8 @@ class StageTimes(BaseModel):
 
     `step_ms` is one decoding step of the reason server with one sequence, `step_ms_per_sequence` what every other
     one in the batch adds. `first_token_ms` and `decide_ms` are readings that hold up the batch; `warm_ms` is the
-    concentrate server's reading of image and prompt. The `_object_ms` are for every object after the first.
+    concentrate server's reading of image and prompt, `concentrate_ms` that of the answer, whether it is waited for or
+    foreseen. The `_object_ms` are for every object after the first.
     `cores`: the CPU cores that all parts share on one machine; None where each has its own.
     """
 
@@ -76,7 +77,7 @@ def fit(machine: str, alone: Sequence[Measured], together: Sequence[Measured], c
         step_ms_per_sequence=max(shared - step, 0.0) / company if company > 0 else 0.0,
         decide_ms=typical("decide"),
         warm_ms=typical("warm"),
-        concentrate_ms=typical("concentrate"),
+        concentrate_ms=max(typical("concentrate"), typical("foresee")),
         decode_ms=typical("decode"),
         finish_ms=typical("finish"),
     )

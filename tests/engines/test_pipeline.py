@@ -110,7 +110,9 @@ async def test_events_come_in_order(vision: FaultyVision) -> None:
     assert 0 <= heatmap.probabilities.min() < heatmap.probabilities.max() <= 1
     [done] = of(Done, events)
     assert done.usage == Usage(prompt_tokens=20, reasoning_tokens=3)
-    stages = {"queue", "image", "encode", "reason", "decide", "warm", "concentrate", "decode", "finish"}
+    stages = {
+        "queue", "image", "encode", "reason", "decide", "warm", "foresee", "concentrate", "decode", "finish",
+    }  # fmt: skip
     assert done.timings_ms.keys() == stages | {"total", "ttft", "ttfm"}
     assert done.timings_ms["total"] >= max(done.timings_ms[stage] for stage in stages)
     assert sorted(mllm.calls) == ["concentrate", "decide", "reason", "warm"]

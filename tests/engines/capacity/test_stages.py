@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from engines.capacity.stages import Measured, fit
@@ -25,6 +27,12 @@ def test_steps_and_readings_come_apart() -> None:
     assert (times.image_ms, times.decide_ms, times.warm_ms, times.concentrate_ms) == (5.0, 10.0, 25.0, 15.0)
     company = 4 * 220 / 255 - 1  # four clients, 220 of their 255 ms in the batch
     assert times.step_ms_per_sequence == pytest.approx(1.5 / company)
+
+
+def test_what_was_foreseen_is_work_though_nobody_waited_for_it() -> None:
+    asked = answer(41, 3.0)
+    foreseen = replace(asked, timings_ms={**asked.timings_ms, "foresee": 15.0, "concentrate": 0.5})
+    assert fit("here", [foreseen], [foreseen], clients=1).concentrate_ms == 15.0
 
 
 def test_company_never_makes_a_step_faster() -> None:

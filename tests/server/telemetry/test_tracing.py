@@ -31,7 +31,9 @@ from server.telemetry.otel import OtelSpans
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-STAGES = {"admission", "load image", "encode", "reason", "decide", "warm", "concentrate", "decode", "finish"}
+STAGES = {
+    "admission", "load image", "encode", "reason", "decide", "warm", "foresee", "concentrate", "decode", "finish",
+}  # fmt: skip
 
 
 @pytest.fixture
