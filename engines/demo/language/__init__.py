@@ -11,7 +11,8 @@ How a prompt comes about, one module each:
     phrases     words for a description, as a noun phrase with room for adjectives and clauses
     carriers    markers of the complete shape or of the visible part, wherever a sentence can carry one
     prompts     sentences around them; surface then spells them as people type
-    reasoning   the true account: "<all there is, with marks>. The red mug is at the left. The blue box covers ..."
+    sought      a description said again in few words, as the reasoning begins with it
+    reasoning   the true account: "<what is sought>. <all there is, with marks>. The red mug is at the left. ..."
 
 The rules that decide. Amodal is what says that the object is partly hidden ("the half-hidden mug") or that its
 complete shape is wanted ("the whole mug", "even behind the box", "not only what is visible", "do not leave out
@@ -20,9 +21,9 @@ place), and those that ask for what is visible ("without the hidden parts", "the
 shows of the half-hidden mug"). Where a prompt says both that a thing is hidden and that only the visible part
 is wanted, the wish counts. "Whole", "full" and the like said of the picture or of the day mean nothing.
 
-The reasoning's vocabulary is closed but for the nouns of things that are not there. It names every target
-literally as "<colour> <kind>", places by a 3x3 grid ("at the top left"), speaks of covering where 3 % or more
-of a target is covered, and begins with one of two sentences (`WANTED`).
+The reasoning's vocabulary is closed but for the nouns of things that are not there. It begins with which part
+(`WANTED`) of what is sought, names every target literally as "<colour> <kind>", places by a 3x3 grid ("at the
+top left"), and speaks of covering where 3 % or more of a target is covered.
 """
 
 from __future__ import annotations

@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from engines.demo.language.facts import Facts
-from engines.demo.language.lexicon import Purpose, join, lexicon
+from engines.demo.language.lexicon import Purpose, article, join, lexicon
 from engines.demo.language.phrases import NounPhrase, places, useful
+from engines.demo.language.references import Group
+from engines.demo.language.sought import any_of, noun
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """A noun phrase that means nothing in the scene; `why` says so in one or two sentences."""
+    """A noun phrase that means nothing in the scene; `sought` says it again, `why` that it is not there."""
 
     phrase: NounPhrase
+    sought: str
     why: str
 
 
@@ -25,19 +28,19 @@ def absent(facts: Facts, rng: random.Random) -> Absence:
     return draw(facts, rng) or _outside(facts, rng)
 
 
-def _none(noun: str) -> str:
-    return f"There is no {noun} here."
+def _none(name: str) -> str:
+    return f"There is no {name} here."
 
 
 def _outside(facts: Facts, rng: random.Random) -> Absence:
     words = lexicon()
-    noun = rng.choice(words.outside)
-    phrase = _ask_for(noun, rng)
+    name = rng.choice(words.outside)
+    phrase = _ask_for(name, rng)
     if rng.random() < 0.35:
         phrase = replace(phrase, head=f"{rng.choice((*words.adjectives, *words.colours))} {phrase.head}")
     if rng.random() < 0.4:
         phrase = replace(phrase, post=_somewhere(facts, rng))
-    return Absence(phrase, _none(noun))
+    return Absence(phrase, article(name), _none(name))
 
 
 def _ask_for(noun: str, rng: random.Random) -> NounPhrase:
@@ -58,11 +61,12 @@ def _other_kind(facts: Facts, rng: random.Random) -> Absence | None:
     kinds = [kind for kind in words.kinds if not facts.named(kind)]
     if not kinds:
         return None
-    kind = rng.choice(kinds)
+    kind, colour = rng.choice(kinds), None
     phrase = _ask_for(words.kind(kind, rng), rng)
     if rng.random() < 0.45:
-        phrase = replace(phrase, head=f"{words.colour(rng.choice(list(words.colours)), rng)} {phrase.head}")
-    return Absence(phrase, _none(kind))
+        colour = rng.choice(list(words.colours))
+        phrase = replace(phrase, head=f"{words.colour(colour, rng)} {phrase.head}")
+    return Absence(phrase, article(noun(Group((kind,), colour))), _none(kind))
 
 
 def _other_colour(facts: Facts, rng: random.Random) -> Absence | None:
@@ -79,7 +83,8 @@ def _other_colour(facts: Facts, rng: random.Random) -> Absence | None:
     colour = rng.choice(wrong)
     others = f"the {kind} is" if len(members) == 1 else f"the {words.plural(kind)} are"
     phrase = NounPhrase(f"{words.colour(colour, rng)} {words.kind(kind, rng)}")
-    return Absence(phrase, f"There is no {colour} {kind}: {others} {join(colours)}.")
+    why = f"There is no {colour} {kind}: {others} {join(colours)}."
+    return Absence(phrase, article(noun(Group((kind,), colour))), why)
 
 
 def _no_use(facts: Facts, rng: random.Random) -> Absence | None:
@@ -89,22 +94,23 @@ def _no_use(facts: Facts, rng: random.Random) -> Absence | None:
         return None
     purpose = rng.choice(purposes)
     kinds = " and ".join(f"no {kind}" for kind in purpose.kinds)
-    return Absence(useful(purpose, rng), f"There is {kinds} here.")
+    return Absence(useful(purpose, rng), article(any_of(purpose.kinds)), f"There is {kinds} here.")
 
 
 def _outside_use(facts: Facts, rng: random.Random) -> Absence:
-    noun, uses = rng.choice(list(lexicon().outside_uses.items()))
-    purpose = Purpose(noun, (), (), "", tuple(f"one can use to {use}" for use in uses), uses, (), (noun,))
-    return Absence(useful(purpose, rng), _none(noun))
+    name, uses = rng.choice(list(lexicon().outside_uses.items()))
+    purpose = Purpose(name, (), (), "", tuple(f"one can use to {use}" for use in uses), uses, (), (name,))
+    return Absence(useful(purpose, rng), article(name), _none(name))
 
 
 def _no_anchor(facts: Facts, rng: random.Random) -> Absence:
     """ "the mug behind the giraffe": what should stand beside it is not there."""
     words = lexicon()
-    noun = rng.choice(words.outside)
+    name = rng.choice(words.outside)
     kind = rng.choice([t.kind for t in facts.things] or list(words.kinds))
     where = rng.choice(("behind", "in front of", "next to", "to the left of", "to the right of", "on top of"))
-    return Absence(NounPhrase(words.kind(kind, rng), post=f"{where} the {noun}"), _none(noun))
+    phrase = NounPhrase(words.kind(kind, rng), post=f"{where} the {name}")
+    return Absence(phrase, f"{article(kind)} {where} {article(name)}", _none(name))
 
 
 _DRAWS: tuple[Callable[[Facts, random.Random], Absence | None], ...] = (

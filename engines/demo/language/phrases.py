@@ -23,9 +23,9 @@ from engines.demo.language.references import (
     along,
     ordered,
 )
+from engines.demo.language.sought import RANKS
 from engines.demo.language.templates import Grammar
 
-_RANKS = ("first", "second", "third")
 _NUMBERS = {2: "two", 3: "three"}
 _THIS = ("the",) * 12 + ("that", "this")
 _HELPS = ("that helps", "I need", "that would help me", "I could use", "that is useful now", "for that")
@@ -68,9 +68,9 @@ def word(description: Description, facts: Facts, rng: random.Random) -> NounPhra
                 return NounPhrase(noun_of(group, rng), det=rng.choice(("every", "each")), bare=True)
             return _every(noun_of(group, rng, plural=True), len(group.members(facts)), rng)
         case Several(parts):
-            phrases = [_single(part.group, rng) for part in parts]
-            rng.shuffle(phrases)
-            return NounPhrase("", det="", plural=True, parts=tuple(phrases))
+            return NounPhrase(
+                "", det="", plural=True, parts=tuple(_single(part.group, rng) for part in parts)
+            )
         case Ranked(group, side, rank):
             return _ranked(group, side, rank, facts, rng)
         case Placed(group, cell):
@@ -125,7 +125,7 @@ def _ranked(group: Group, side: Side, rank: int, facts: Facts, rng: random.Rando
     noun = noun_of(group, rng)
     if rank or rng.random() < 0.1:
         counted = places().expand("counted", rng, {"side": side})
-        return NounPhrase(f"{_RANKS[rank]} {noun}", post=counted)
+        return NounPhrase(f"{RANKS[rank]} {noun}", post=counted)
     first, second = (along(t, side) for t in ordered(group.members(facts), side)[:2])
     if first < 0.42 and second > 0.52 and rng.random() < 0.6:
         return NounPhrase(noun, post=_place(f"on_{side}", rng))

@@ -70,7 +70,7 @@ def _absent_query(facts: Facts, mask_type: MaskType, rng: random.Random) -> Quer
     absence = absent(facts, rng)
     subject = Subject(absence.phrase, _anything(facts, rng), hidden=True, clear=True)
     prompt = compose(subject, mask_type, rng)
-    return Query(dress(prompt, rng), mask_type, (), missing(absence.why, facts, mask_type), "absent")
+    return Query(dress(prompt, rng), mask_type, (), missing(absence, facts, mask_type), "absent")
 
 
 def _subject(reference: Reference, targets: tuple[Thing, ...], facts: Facts, rng: random.Random) -> Subject:

@@ -1,10 +1,11 @@
-"""The short, true account of an answer: what is wanted, what there is, anchors, targets, what covers them."""
+"""The short, true account of an answer: what is wanted, what is in view, anchors, targets, what covers them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from engines.demo.language.absences import Absence
 from engines.demo.language.facts import COVERED, Facts, Thing, in_reading_order
 from engines.demo.language.lexicon import article, join, lexicon
 from engines.demo.language.references import (
@@ -19,19 +20,19 @@ from engines.demo.language.references import (
     Useful,
     ordered,
 )
+from engines.demo.language.sought import RANKS, SIDE_MOST, sought
 
 MaskType = Literal["modal", "amodal"]
 Mark = Literal["wanted", "possible", "found"]
 """What is said of a listed thing: asked for, one of those to choose from, or what the asked thing is related to."""
 
 WANTED: dict[MaskType, str] = {
-    "amodal": "The complete shape is wanted.",
-    "modal": "The visible part is wanted.",
+    "amodal": "The complete shape",
+    "modal": "The visible part",
 }
+"""How every reasoning begins; then it says what of."""
 
 _NUMBERS = {2: "two", 3: "three"}
-_RANK_WORDS = ("first", "second", "third")
-_SIDE_MOST = {"left": "leftmost", "right": "rightmost", "top": "highest", "bottom": "lowest"}
 _STANDS = {
     "behind": "behind it", "in front of": "in front of it", "left of": "to the left of it",
     "right of": "to the right of it", "above": "above it", "below": "below it", "next to": "next to it",
@@ -57,27 +58,32 @@ def account(
 ) -> Account:
     """The reasoning for a description that resolves to `targets` (left to right)."""
     return Account(
-        wanted=WANTED[mask_type],
+        wanted=_wanted(mask_type, sought(description)),
         overview=overview(facts, _marks(description, targets, facts)),
         finding=_found(description, targets, facts),
         covering=_covering(targets, facts),
     )
 
 
-def missing(why: str, facts: Facts, mask_type: MaskType) -> Account:
-    """The reasoning for an object that is not there; `why` is one or two sentences."""
-    return Account(wanted=WANTED[mask_type], overview=overview(facts, {}), finding=why, covering="")
+def missing(absence: Absence, facts: Facts, mask_type: MaskType) -> Account:
+    """The reasoning for an object that is not there."""
+    wanted = _wanted(mask_type, absence.sought)
+    return Account(wanted=wanted, overview=overview(facts, {}), finding=absence.why, covering="")
+
+
+def _wanted(mask_type: MaskType, of: str) -> str:
+    return f"{WANTED[mask_type]} of {of} is wanted."
 
 
 def overview(facts: Facts, marks: dict[int, Mark]) -> str:
-    """ "From left to right: c4 red mug wanted, g2 blue box." Names all that shows enough of itself; may be empty.
+    """ "In view: c4 red mug wanted, g2 blue box." Names all that shows enough of itself; may be empty.
 
-    What is written down first needs no second look: places, orders and absences follow from this list and from
-    its `marks`, by index of the thing.
+    Squares are read column by column. What is written down first needs no second look: places, orders and absences
+    follow from this list and from its `marks`, by index of the thing.
     """
     shown = [thing for thing in in_reading_order(facts.things) if thing.askable]
     listed = (f"{thing.square} {thing.name} {marks.get(thing.index, '')}".rstrip() for thing in shown)
-    return f"From left to right: {', '.join(listed)}." if shown else ""
+    return f"In view: {', '.join(listed)}." if shown else ""
 
 
 def _marks(description: Description, targets: tuple[Thing, ...], facts: Facts) -> dict[int, Mark]:
@@ -118,7 +124,7 @@ def _found(description: Description, targets: tuple[Thing, ...], facts: Facts) -
             return f"{_survey(group, facts)} The one at the {cell} is the {target.name}.".strip()
         case Ranked(group, side, rank):
             survey = _survey(group, facts)
-            ranked = _SIDE_MOST[side] if rank == 0 else f"{_RANK_WORDS[rank]} from the {side}"
+            ranked = SIDE_MOST[side] if rank == 0 else f"{RANKS[rank]} from the {side}"
             if survey:
                 return f"{survey} The {ranked} is the {target.name}."
             if rank == 0:

@@ -77,15 +77,15 @@ def test_every_text_is_plain_ascii_without_special_tokens(asked: list[tuple[Scen
             assert not set("<>|{}[]\n\t") & set(text), text
             assert "  " not in text
         assert 3 <= len(query.prompt) <= 500
-        assert 6 <= len(query.reasoning.split()) <= 96
+        assert 6 <= len(query.reasoning.split()) <= 104
 
 
 def test_reasoning_is_short_on_the_whole_and_its_vocabulary_is_small(
     asked: list[tuple[Scene, Query]],
 ) -> None:
     lengths = [len(query.reasoning.split()) for _, query in asked]
-    assert np.mean(lengths) < 48
-    assert np.quantile(lengths, 0.95) < 69
+    assert np.mean(lengths) < 50
+    assert np.quantile(lengths, 0.95) < 72
     words = {w for _, q in asked if q.targets for w in re.findall(r"[a-z]+", q.reasoning.lower())}
     assert len(words) < 130
 
@@ -151,7 +151,7 @@ def test_corpus_alternates_prompts_and_reasonings() -> None:
     texts = list(corpus(scenes, random.Random(3), each=4))
     assert len(texts) == 24
     assert all(text.startswith(tuple(WANTED.values())) for text in texts[1::2])
-    assert not any(text.startswith(tuple(WANTED.values())) for text in texts[0::2])
+    assert not any(" is wanted. " in text for text in texts[0::2])
 
 
 def test_a_thousand_queries_take_less_than_a_second() -> None:
@@ -190,7 +190,7 @@ def test_reasoning_is_true_of_the_scene(asked: list[tuple[Scene, Query]]) -> Non
         for target in targets:
             assert f"the {target.colour} {target.kind}" in query.reasoning.lower()
         sentences = re.findall(r"[^.]+\.", query.reasoning)
-        assert sentences[0] == WANTED[query.mask_type]
+        assert sentences[0].startswith(WANTED[query.mask_type])
         for before, sentence in pairwise(sentences):
             check(sentence.strip(), before.strip(), scene.objects, targets)
 
@@ -374,7 +374,7 @@ CHECKS = (
     (rf"The one at the {CELL} is the {NAME}\.", is_target),
     (rf"The (?P<most>leftmost|rightmost|highest|lowest) is the {NAME}(?:, at the {CELL})?\.", is_ranked),
     (rf"The (?P<rank>second|third) from the {SIDE} is the {NAME}\.", is_ranked),
-    (r"From left to right: (?P<names>.+)\.", lists_what_shows),
+    (r"In view: (?P<names>.+)\.", lists_what_shows),
     (rf"From the {SIDE}: (?P<rest>.*), then the {NAME}, at the {CELL}\.", is_in_row),
     (rf"The {NAME} is at the {CELL}\.", stands),
     (rf"Another {NAME} is at the {CELL}\.", stands_twice),
