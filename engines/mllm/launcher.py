@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from engines.errors import EngineError, MllmUnavailable
-from engines.mllm import leash
+from engines.mllm.leash import leashed
 from engines.mllm.role import VllmRole
 from engines.mllm.server_log import ServerLog
 from engines.mllm.vllm_config import (
@@ -260,8 +260,7 @@ async def _spawn(command: Command) -> tuple[asyncio.subprocess.Process, asyncio.
             lambda: asyncio.StreamReaderProtocol(printed), pipe
         )
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
-            *command.arguments,
+            *leashed(command.arguments, GRACE_SECONDS),
             env=command.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=writing,

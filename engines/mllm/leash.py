@@ -17,11 +17,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 SET_PDEATHSIG = 1
 SET_CHILD_SUBREAPER = 36
 WAKING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+def leashed(command: Sequence[str], grace: float) -> list[str]:
+    """The command line that runs `command` on a leash of this process; `grace`: seconds from SIGTERM to SIGKILL."""
+    return [sys.executable, "-I", __file__, str(os.getpid()), str(grace), *command]
 
 
 def main(parent: int, grace: float, command: list[str]) -> int:

@@ -19,8 +19,8 @@ from typing import Protocol
 import httpx
 
 from engines.bundles import Bundle
-from engines.mllm import leash
 from engines.mllm.launcher import VllmServers
+from engines.mllm.leash import leashed
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
@@ -157,7 +157,7 @@ async def child_server(
     """A server as a leashed child process, once it is healthy. Raises SystemExit if it ends before that."""
     limits = httpx.Limits(max_connections=None)
     async with (
-        leashed(command, log, environment) as child,
+        child_process(command, log, environment) as child,
         httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", timeout=None, limits=limits, trust_env=False
         ) as http,
@@ -171,14 +171,13 @@ async def child_server(
 
 
 @asynccontextmanager
-async def leashed(
+async def child_process(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A command that ends with the block, or with this process, and takes all that it started along."""
     with log.open("wb") as file:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)),
-            *command,
+            *leashed(command, GRACE_SECONDS),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,

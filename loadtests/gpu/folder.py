@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice, product
 from pathlib import Path
@@ -10,10 +9,10 @@ from string import ascii_lowercase
 
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from engines.bundles.manifest import MLLM, VISION, write_manifest
-from engines.demo.tokenizer import CHAT_TEMPLATE, SPECIAL_TOKENS, WORDS, token_ids
+from engines.demo.processor import save_processor
+from engines.demo.tokenizer import SPECIAL_TOKENS, WORDS, token_ids
 from engines.mllm.answer import AnswerFormat
 from engines.vision.golden_inputs import make_golden
 from engines.vision.model import VisionModel
@@ -22,6 +21,7 @@ from loadtests.gpu.shapes import Shape
 SPACE = "Ġ"
 """How byte-level BPE writes a space."""
 LONGEST_WORD = 4
+LONGEST_SEQUENCE = 128_000
 
 
 def write_bundle(path: Path, shape: Shape) -> None:
@@ -36,11 +36,8 @@ def write_language_model(folder: Path, shape: Shape) -> None:
     """Configuration, tokenizer, processor, and a file of weights without any."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(shape.vocabulary)
-    tokenizer.save(str(folder / "tokenizer.json"))
     shape.language_config(token_ids(tokenizer)).save_pretrained(folder)
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config())
-    _write_json(folder / "preprocessor_config.json", _preprocessor_config(shape))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    save_processor(tokenizer, folder, shape.image, LONGEST_SEQUENCE)
     save_file({}, folder / "model.safetensors")
 
 
@@ -75,33 +72,3 @@ def _merges() -> Iterator[tuple[str, str]]:
     for length in range(1, LONGEST_WORD + 1):
         for letters in product(ascii_lowercase, repeat=length):
             yield SPACE + "".join(letters[:-1]), letters[-1]
-
-
-def _tokenizer_config() -> dict[str, object]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "additional_special_tokens": list(SPECIAL_TOKENS),
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 128_000,
-    }
-
-
-def _preprocessor_config(shape: Shape) -> dict[str, object]:
-    """Mean and deviation are spelled out: vLLM does not normalise at all where the file leaves them to defaults."""
-    return {
-        "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
-        "min_pixels": shape.image.min_pixels,
-        "max_pixels": shape.image.max_pixels,
-        "patch_size": 14,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "image_mean": OPENAI_CLIP_MEAN,
-        "image_std": OPENAI_CLIP_STD,
-    }
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.mllm import leash
+from engines.mllm.leash import leashed
 from loadtests.load.arrivals import Load
 from loadtests.load.records import Record, read_records
 from loadtests.load.scenarios import Scenario, Transport
@@ -21,6 +21,8 @@ RECORDS, LOG = "requests.jsonl", "locust.log"
 TELL_SECONDS, POLL_SECONDS = 5.0, 0.2
 START_SECONDS, GRACE_SECONDS = 180.0, 30.0
 """How long Locust may take to begin, and to end when it is told to."""
+WORKERS_SECONDS = 600
+"""How long it waits for workers on other machines before it gives up."""
 LONG_PAUSE = 10
 """Pauses between a client's prompts are hardly ever longer than so many times their mean."""
 LAST_WORDS = 600  # characters of Locust's log
@@ -28,7 +30,7 @@ LAST_WORDS = 600  # characters of Locust's log
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run. `sources` processes bring the load, or `workers` machines that connect to this one."""
+    """One run. `processes` bring the load, or `workers` on other machines that connect to this one."""
 
     scenario: Scenario
     load: Load
@@ -45,7 +47,7 @@ class Plan:
     def command(self) -> list[str]:
         """Locust's command line; the key goes through the environment."""
         several = {"--processes": self.processes} if self.processes > 1 else {}
-        elsewhere = ["--master", "--expect-workers", str(self.workers)] if self.workers else []
+        waiting = {"--expect-workers": self.workers, "--expect-workers-max-wait": WORKERS_SECONDS}
         sources = self.workers or self.processes
         options: dict[str, object] = {
             "--host": self.url,
@@ -61,12 +63,13 @@ class Plan:
             "--loglevel": "WARNING",
             **({"--images": self.images} if self.images else {}),
             **several,
+            **(waiting if self.workers else {}),
         }
         words = [word for name, value in options.items() for word in (name, str(value))]
         return [
             *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"),
             *words,
-            *elsewhere,
+            *(["--master"] if self.workers else []),
         ]
 
 
@@ -90,10 +93,8 @@ def run(plan: Plan, tell: Callable[[str], None]) -> Ran:
     if plan.key:
         environment["R2SM_API_KEY"] = plan.key
     with (plan.folder / LOG).open("wb") as log:
-        leashed = [sys.executable, "-I", leash.__file__, str(os.getpid()), str(GRACE_SECONDS)]
-        child = subprocess.Popen(
-            [*leashed, *plan.command()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-        )
+        command = leashed(plan.command(), GRACE_SECONDS)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         fault = _watch(child, plan, tell)
     kept = read_records(plan.folder / RECORDS)
     if kept.ending is not None and not (fault and kept.ending.fault):

@@ -207,7 +207,7 @@ async def test_a_server_that_does_not_end_is_killed(
     monkeypatch.setattr(systems, "GRACE_SECONDS", 0.3)
     log = tmp_path / "log"
     async with asyncio.timeout(60):
-        async with systems.leashed([sys.executable, "-c", STUBBORN], log) as child:
+        async with systems.child_process([sys.executable, "-c", STUBBORN], log) as child:
             await until(lambda: log.read_text().endswith("\n"))
             pids = [int(word) for word in log.read_text().split()]
             if stuck:

@@ -112,6 +112,14 @@ def test_a_run_has_an_end_and_tells_why(tmp_path: Path, monkeypatch: pytest.Monk
     assert run(plan, lambda _: None).fault == "it was not over after 2 s"
 
 
+def test_workers_that_never_come_are_waited_for_no_longer_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadtests.load.run.WORKERS_SECONDS", 1)
+    plan = Plan(SCENARIOS["catalogue"], Load((1.0,), 0.1), NOBODY, tmp_path, TRANSPORTS, workers=2)
+    assert "waiting for workers" in run(plan, lambda _: None).fault
+
+
 KILLED = f"""
 import sys
 from pathlib import Path
