@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,14 +10,12 @@ import numpy as np
 
 from engines.evaluation.datasets import open_dataset
 from engines.evaluation.examples import choose
-from engines.evaluation.metrics import Query
 from engines.evaluation.outcomes import Answer, Outcome, score
 from engines.evaluation.page import write_page
 from engines.evaluation.published import TABLES, tables_for
 from engines.evaluation.questions import Question
 from engines.evaluation.report import summarise
-from engines.evaluation.results import Record
-from engines.evaluation.runner import evaluate, score_record
+from engines.evaluation.runner import evaluate
 from engines.vision.masks import encode
 from tests.engines.evaluation import layouts
 
@@ -114,26 +111,3 @@ def test_examples_are_the_best_the_worst_and_the_surest_wrong() -> None:
     assert [each.label for each in chosen["Best"]] == ["0", "2", "4"]
     assert [each.label for each in chosen["Worst"]] == ["4", "2", "0"]
     assert [each.label for each in chosen["Wrong decisions"]] == ["4", "2"]
-
-
-def test_five_thousand_results_are_scored_in_ten_seconds() -> None:
-    """COCO-sized masks with two objects a query; the bound is wide here, as cores may be busy."""
-    masks = []
-    for place in range(40):
-        mask = np.zeros((480, 640), dtype=np.bool_, order="F")
-        mask[50 + place : 250, 60 + 3 * place : 300] = True
-        masks.append((mask, encode(np.roll(mask, 5, axis=1)).rle))
-    pairs = []
-    for number in range(5000):
-        (one, code), (other, second) = masks[number % 40], masks[(number + 7) % 40]
-        asked = Question(str(number), b"", (480, 640), "x", "modal", (one, other), (), "form", str(number))
-        answer = Answer("modal", "", {"modal": [code, second]}, {}, {"modal": [0.9, 0.8]}, 0.7)
-        pairs.append((asked, Record.of(asked, answer, 1.0, None)))
-    started = time.process_time()
-    outcomes = [score_record(asked, record) for asked, record in pairs]
-    report = summarise(outcomes)
-    spent = time.process_time() - started
-    assert report.queries == 5000
-    assert isinstance(outcomes[0].instances, Query)
-    print(f"{spent:.1f} s of CPU")
-    assert spent < 60
