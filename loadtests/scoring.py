@@ -14,6 +14,7 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import cv2
@@ -124,16 +125,17 @@ def main() -> None:
     if min(given.results, given.rounds) < 1:
         parser.error("counts must be at least 1")
     questions = Round(given.results, tuple(draw(place) for place in range(SCENES)))
-    pairs = []
+    pairs, cpu = [], []
     with TemporaryDirectory() as folder:
         path = Path(folder) / "results.jsonl"
         write(path, questions)
         for _ in range(given.rounds):
-            began = time.perf_counter()
+            began, busy = time.perf_counter(), time.process_time()
             report = score_all(path, questions)
+            cpu.append(time.process_time() - busy)
             pairs.append(Pair(time.perf_counter() - began, WANTED[1] * given.results / WANTED[0]))
     machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0))}
-    print(json.dumps({**machine, "results": report.queries, "ap": report.instances.ap}))
+    print(json.dumps({**machine, "results": report.queries, "cpu_s": round(median(cpu), 3)}))
     print(json.dumps(as_line("scoring", pairs, FIGURE)))
 
 

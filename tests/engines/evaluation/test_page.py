@@ -22,7 +22,8 @@ from tests.engines.evaluation import layouts
 
 async def page(tmp_path: Path, prompt: str = "the cup") -> str:
     """The page of a run on a tiny R2SM whose server says "modal" to an amodal query."""
-    dataset = open_dataset("r2sm", layouts.r2sm(tmp_path / "data", layouts.query(prompt), layouts.query(" ")))
+    asked = [layouts.query(prompt), layouts.query(" "), layouts.query("the cup's front", "modal")]
+    dataset = open_dataset("r2sm", layouts.r2sm(tmp_path / "data", *asked))
 
     async def segment(question: Question) -> Answer:
         left = encode(layouts.left()).rle
@@ -61,7 +62,7 @@ async def test_the_page_is_whole_and_alone(tmp_path: Path) -> None:
     tags = Tags()
     tags.feed(text)
     assert tags.open == []
-    assert len(tags.links) == 3  # the same query is the best, the worst and a wrong decision
+    assert len(tags.links) == 5  # both queries are among the best and the worst, one is a wrong decision
     assert all(link.startswith("data:image/jpeg;base64,") for link in tags.links)
     assert "http" not in text.replace("http://127.0.0.1:1", "")
 
@@ -77,6 +78,7 @@ async def test_the_page_tells_the_figures_and_what_was_skipped(tmp_path: Path) -
         "Wrong decisions",
         "empty_query",
         "50.0",
+        "r = 1.000, 2 queries",
     ):
         assert words in plain
 
@@ -88,7 +90,11 @@ async def test_words_of_a_query_are_no_markup(tmp_path: Path) -> None:
 
 
 async def test_tables_without_checked_rows_say_so(tmp_path: Path) -> None:
-    assert "could not be checked at their source" in await page(tmp_path)
+    text = await page(tmp_path)
+    assert (
+        "No published rows are known here: their source (Shih et al., R2SM, 2025) could not be read" in text
+    )
+    assert "--published FILE" in text
     assert tables_for("cocoa") == ()
 
 
