@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 EXTRA ?= cpu
 BIN := .venv/bin
 
-.PHONY: help .venv demo test lint unit train-demo bench bench-check bench-ways soak bench-cache bench-drafts bench-evaluate bench-vision bench-gpu test-gpu trt-build-check screenshot settings-table constraints
+.PHONY: help .venv demo test lint unit train-demo bench bench-check bench-ways soak bench-cache bench-drafts bench-evaluate bench-scoring bench-vision bench-gpu test-gpu trt-build-check screenshot settings-table constraints
 
 help: ## Say what there is to make
 	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([.a-z-]+):.*## /\1: /'
@@ -40,6 +40,9 @@ bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS=
 
 bench-evaluate: .venv ## Hold the evaluation's throughput against the load tester's, on a running server (ARGS="--users 8")
 	@$(BIN)/python -m loadtests.saturation $(ARGS)
+
+bench-scoring: .venv ## Measure how long the evaluation takes to score 5,000 results, without a server
+	@$(BIN)/python -m loadtests.scoring $(ARGS)
 
 soak: .venv ## Overload a gateway for 10 minutes and report what became of it (ARGS="--minutes 1")
 	@$(BIN)/python -m loadtests.soak $(ARGS)

@@ -1,9 +1,9 @@
 """``python -m loadtests.saturation``: whether `r2sm evaluate` asks a running server as fast as the load tester does.
 
-All send the same requests, in turns: the evaluation as its command does, drawing scenes and scoring what comes back;
-the evaluation with scenes that are drawn already; and the load tester's own REST requests from as many users, who ask
-again as soon as they are answered. Every picture is a new file
-to the server each time. The server should have nothing else to do.
+All send requests about the same scenes, in turns: the evaluation of a data set in files, as its command does,
+reading them and scoring what comes back; the evaluation of the demo's scenes, drawn meanwhile; and the load tester's
+own REST requests from as many users, who ask again as soon as they are answered. Every picture is a new file to the
+server each time. The server should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -13,17 +13,27 @@ import asyncio
 import json
 import os
 import platform
+import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
+from engines.demo.language import ask
+from engines.demo.scenes import render_scene
 from engines.errors import InvalidInput
-from engines.evaluation.datasets.demo import DemoSet
-from engines.evaluation.questions import DataSet, Question, Reading
+from engines.evaluation.datasets import open_dataset
+from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance
+from engines.evaluation.datasets.demo import DemoSet, encode_png
+from engines.evaluation.datasets.files import Picture
+from engines.evaluation.queries import Asked as Queries
+from engines.evaluation.queries import Draft, Export, Origin
+from engines.evaluation.questions import DataSet, FaultyData, Question, Reading
 from engines.evaluation.runner import Plan
 from loadtests.bench.figures import Figure, Pair, as_line
 from loadtests.load.asking import FAULTS, Asked, Rest, Seen
@@ -36,10 +46,13 @@ from server.retries import NEVER
 FIRST_SCENE = 80_000_000
 ANSWER_SECONDS = 120.0
 FIGURES = {
-    "evaluate_throughput": Figure(
-        "requests a second of r2sm evaluate, over the load tester's with as many users", "1/s", ">=", 0.95
+    "evaluate_files": Figure(
+        "requests a second of r2sm evaluate on files, over the load tester's with as many users",
+        "1/s",
+        ">=",
+        0.95,
     ),
-    "evaluate_drawn": Figure("the same, the scenes drawn beforehand", "1/s", ">=", 0.95),
+    "evaluate_demo": Figure("the same, the demo's scenes drawn meanwhile", "1/s", ">="),
 }
 Rates = dict[str, float]
 """Requests a second by figure, and those of the load tester as ``load``."""
@@ -63,24 +76,34 @@ class NewFiles:
         found = self.questions.read(picture).questions
         return Reading(tuple(replace(each, image=as_new(each.image, self.mark)) for each in found))
 
-    def all(self) -> list[Question]:
-        """All of them at once."""
-        return [question for picture in self.pictures() for question in self.read(picture).questions]
+
+def as_files(scenes: DemoSet, mark: str, folder: Path) -> DataSet:
+    """The demo's questions as a data set in R2SM's layout, their pictures as files that nobody has seen."""
+    export = Export(folder, Origin(data=folder, layout="demo", model=mark))
+    for seed in scenes.scenes():
+        scene = render_scene(seed)
+        picture = Picture(as_new(encode_png(scene.image), mark), scene.objects[0].modal.shape)
+        instances = [
+            Instance(place, each.name, each.modal, each.amodal) for place, each in enumerate(scene.objects)
+        ]
+        asked = ask(scene, random.Random(seed), scenes.queries_per_scene)
+        drafts = tuple(Draft(each.mask_type, each.prompt, tuple(each.targets)) for each in asked)
+        shown = AnnotatedPicture(str(seed), f"{seed}.png", picture, tuple(instances))
+        export.add(shown, Queries(drafts, (), {}, ()))
+    export.finish()
+    return open_dataset("r2sm", folder)
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Questions that are at hand, one a picture."""
+def all_of(questions: DataSet) -> list[Question]:
+    """All questions of a set at once.
 
-    questions: Sequence[Question]
-
-    def pictures(self) -> list[str]:
-        """Their places."""
-        return [str(place) for place in range(len(self.questions))]
-
-    def read(self, picture: str) -> Reading:
-        """The question in that place."""
-        return Reading((self.questions[int(picture)],))
+    Raises:
+        FaultyData: a picture of it cannot be used.
+    """
+    readings = [questions.read(picture) for picture in questions.pictures()]
+    for fault in (fault for reading in readings for fault in reading.faults):
+        raise FaultyData(fault)
+    return [question for reading in readings for question in reading.questions]
 
 
 async def evaluated(url: str, key: str | None, questions: DataSet, users: int) -> float:
@@ -151,17 +174,19 @@ class Rounds:
         return found
 
     async def _round(self, number: int, requests: int) -> Rates:
-        scenes = DemoSet(FIRST_SCENE + number * 100_000, requests)
-        new, drawn, sent = (NewFiles(scenes, f"{os.getpid()}.{number}.{side}") for side in range(3))
-        ready, asked = Drawn(await asyncio.to_thread(drawn.all)), await asyncio.to_thread(sent.all)
-        turns: dict[str, Callable[[], Awaitable[float]]] = {
-            "evaluate_throughput": lambda: evaluated(self.url, self.key, new, self.users),
-            "evaluate_drawn": lambda: evaluated(self.url, self.key, ready, self.users),
-            "load": lambda: asyncio.to_thread(loaded, self.url, self.key, asked, self.users),
-        }
-        names = list(turns)
-        place = number % len(names)
-        return {name: await turns[name]() for name in names[place:] + names[:place]}
+        scenes, mark = DemoSet(FIRST_SCENE + number * 100_000, requests), f"{os.getpid()}.{number}"
+        with TemporaryDirectory() as folder:
+            files = await asyncio.to_thread(as_files, scenes, f"{mark}.files", Path(folder))
+            sent = await asyncio.to_thread(all_of, NewFiles(scenes, f"{mark}.sent"))
+            drawn = NewFiles(scenes, f"{mark}.drawn")
+            turns: dict[str, Callable[[], Awaitable[float]]] = {
+                "evaluate_files": lambda: evaluated(self.url, self.key, files, self.users),
+                "evaluate_demo": lambda: evaluated(self.url, self.key, drawn, self.users),
+                "load": lambda: asyncio.to_thread(loaded, self.url, self.key, sent, self.users),
+            }
+            names = list(turns)
+            place = number % len(names)
+            return {name: await turns[name]() for name in names[place:] + names[:place]}
 
 
 def as_lines(found: Sequence[Rates]) -> list[dict[str, object]]:

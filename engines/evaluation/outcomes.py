@@ -116,7 +116,8 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
     """
     chosen = question.mask_type if answer.masks.get(question.mask_type) else answer.mask_type
     codes = answer.masks.get(chosen, [])
-    masks = _decode(codes, question)
+    found = {chosen: _decode(codes, question)}
+    masks = found[chosen]
     truths = [_counted(truth, question) for truth in question.truths]
     fused, truth = fuse(masks, question.shape), fuse(truths, question.shape)
     scores = answer.scores.get(chosen) or [1.0] * len(masks)
@@ -145,7 +146,7 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         boundary=boundary_overlap(fused, truth) if truths else None,
         box_iou=_box_iou(question, fused, truth),
         occluded=_occluded(question),
-        hidden_iou=_hidden_iou(question, answer),
+        hidden_iou=_hidden_iou(question, answer, found),
         heatmap_iou=_heatmap_iou(question, answer, truth),
     )
 
@@ -209,13 +210,19 @@ def _occluded(question: Question) -> bool:
     return question.hidden is not None and bool(question.hidden.any())
 
 
-def _hidden_iou(question: Question, answer: Answer) -> float | None:
-    """The overlap of what is hidden: amodal minus modal of each object, where the answer has both."""
+def _hidden_iou(
+    question: Question, answer: Answer, decoded: Mapping[MaskType, Sequence[Mask]]
+) -> float | None:
+    """The overlap of what is hidden: amodal minus modal of each object, where the answer has both.
+
+    `decoded` are the masks of the types that are decoded already.
+    """
     modal, amodal = answer.masks.get("modal", []), answer.masks.get("amodal", [])
     if question.hidden is None or not _occluded(question) or not modal or len(modal) != len(amodal):
         return None
-    pairs = zip(_decode(amodal, question), _decode(modal, question), strict=True)
-    found = fuse([whole & ~seen for whole, seen in pairs], question.shape)
+    seen = decoded["modal"] if "modal" in decoded else _decode(modal, question)
+    whole = decoded["amodal"] if "amodal" in decoded else _decode(amodal, question)
+    found = fuse([one & ~other for one, other in zip(whole, seen, strict=True)], question.shape)
     return overlap(found, _counted(question.hidden, question)).iou
 
 

@@ -122,8 +122,8 @@ def _decisions(report: Report) -> str:
 def _published(published: Table) -> str:
     head = f"<h2>{escape(published.title)}</h2>"
     if not published.rows:
-        note = "Published rows are not shown: they could not be checked at their source"
-        return f"{head}<p class='note'>{note} ({escape(published.source)}).</p>"
+        note = f"No published rows are known here: their source ({published.source}) could not be read."
+        return f"{head}<p class='note'>{escape(note)} Whoever has it brings them with --published FILE.</p>"
     rows = [[_system(row), *[f"{each:.1f}" for each in row.figures]] for row in published.rows]
     notes = [
         f"Rows marked [{one.file}] are from that file, which names: {one.source}."
@@ -154,7 +154,10 @@ def _plots(report: Report, ran: Ran) -> str:
     if report.heatmap is not None:
         line = (report.heatmap.slope, report.heatmap.intercept)
         figures.append(scatter(pairs, ("IoU of the heatmap", "IoU of the mask"), line))
-    return f"<h2>Plots</h2><div class='row'>{''.join(figures)}</div>"
+    told = ""
+    if (found := report.heatmap) is not None:
+        told = f"The heatmap's IoU goes with the mask's: r = {found.correlation:.3f}, {found.count} queries."
+    return f"<h2>Plots</h2><div class='row'>{''.join(figures)}</div><p class='note'>{told}</p>"
 
 
 def _gallery(name: str, examples: list[Example]) -> str:

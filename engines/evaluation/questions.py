@@ -17,6 +17,7 @@ FaultKind = Literal[
     "wrong_size",
     "bad_mask",
     "missing_field",
+    "wrong_field",
     "empty_query",
     "unknown_type",
     "bad_answer",

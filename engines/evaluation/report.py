@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from pydantic import BaseModel, ConfigDict
@@ -196,7 +196,9 @@ def as_table(report: Report) -> str:
         f"boundary IoU         {_number(report.boundary_iou)}",
         f"hidden-part IoU      {_number(report.hidden_iou)}",
         f"instances            {_instances(report.instances)}",
+        f"decisions            {_confusion(report.confusion)}",
         f"calibration (ECE)    {_number(report.ece)}",
+        f"heatmap with mask    {_correlation(report.heatmap)}",
         f"latency ms           p50 {_number(report.latency_ms.p50, 0)}   p90 {_number(report.latency_ms.p90, 0)}"
         f"   p99 {_number(report.latency_ms.p99, 0)}",
         f"stages ms (median)   {'   '.join(f'{name} {ms:.0f}' for name, ms in report.stages_ms.items()) or '-'}",
@@ -217,6 +219,18 @@ def _instances(scores: Instances) -> str:
     named = {"AP": scores.ap, "AP50": scores.ap50, "AP75": scores.ap75, "APs": scores.ap_small}
     named |= {"APm": scores.ap_medium, "APl": scores.ap_large, "AR": scores.ar}
     return "   ".join(f"{name} {_number(value)}" for name, value in named.items())
+
+
+def _confusion(matrix: Mapping[str, Mapping[str, int]]) -> str:
+    told = [
+        f"{wanted} as " + ", ".join(f"{decided} {count}" for decided, count in row.items())
+        for wanted, row in matrix.items()
+    ]
+    return "   ".join(told)
+
+
+def _correlation(relation: Relation | None) -> str:
+    return f"r {relation.correlation:.3f} ({relation.count} queries)" if relation else "-"
 
 
 def _relation(outcomes: Sequence[Outcome]) -> Relation | None:

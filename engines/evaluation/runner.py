@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from engines.errors import InvalidInput
@@ -14,7 +16,7 @@ from engines.evaluation.questions import DataSet, Fault, FaultyData, Question, R
 from engines.evaluation.results import Record, Results, key_of
 
 AHEAD = 2  # questions read ahead for each request under way, and answers that may wait to be scored
-SCORERS = 2
+READERS, SCORERS = 4, 2  # pictures and answers at once
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before asking again
 
 
@@ -59,8 +61,8 @@ async def evaluate(
 ) -> Ran:
     """Ask every question of a set.
 
-    Pictures are read ahead and masks compared in worker threads, so that `plan.concurrency` requests are always
-    under way. Answers that `results` holds already are scored and not asked for again.
+    Pictures are read ahead, several at once, and masks compared in worker threads, so that `plan.concurrency`
+    requests are always under way. Answers that `results` holds already are scored and not asked for again.
 
     Raises:
         FaultyData: with `plan.strict`, at the first thing that cannot be used.
@@ -102,16 +104,16 @@ class _Running:
     async def supply(self) -> None:
         """Read the pictures, in order, and queue their questions."""
         number = 0
-        for picture in self._dataset.pictures():
-            reading: Reading = await asyncio.to_thread(self._dataset.read, picture)
-            if self._plan.strict and reading.faults:
-                raise FaultyData(reading.faults[0])
-            self._faults += reading.faults
-            for question in reading.questions:
-                await self._questions.put((number, question))
-                number += 1
-                if number == self._plan.limit:
-                    return await self._end_questions()
+        async with aclosing(read_ahead(self._dataset)) as readings:
+            async for reading in readings:
+                if self._plan.strict and reading.faults:
+                    raise FaultyData(reading.faults[0])
+                self._faults += reading.faults
+                for question in reading.questions:
+                    await self._questions.put((number, question))
+                    number += 1
+                    if number == self._plan.limit:
+                        return await self._end_questions()
         return await self._end_questions()
 
     async def ask(self) -> None:
@@ -149,6 +151,22 @@ class _Running:
     async def _end_questions(self) -> None:
         for _ in range(self._plan.concurrency):
             await self._questions.put(None)
+
+
+async def read_ahead(dataset: DataSet, at_once: int = READERS) -> AsyncGenerator[Reading]:
+    """The pictures of a set in order, each read in a worker thread; the next ones are being read meanwhile."""
+    reading: deque[asyncio.Task[Reading]] = deque()
+    try:
+        for picture in dataset.pictures():
+            reading.append(asyncio.create_task(asyncio.to_thread(dataset.read, picture)))
+            if len(reading) == at_once:
+                yield await reading.popleft()
+        while reading:
+            yield await reading.popleft()
+    finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
 
 
 async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Record:

@@ -87,18 +87,28 @@ def make_question(
 
 
 def questions_by_name(scene: AnnotatedPicture, *, amodal: bool) -> tuple[Question, ...]:
-    """One modal query for each name, meaning all instances of it; with `amodal` one more where any is occluded."""
+    """One modal query for each name, meaning all instances of it; with `amodal` one more where any is occluded.
+
+    What cannot be seen at all is meant by amodal queries only.
+    """
     named: dict[str, list[Instance]] = {}
     for instance in scene.instances:
         named.setdefault(instance.name.lower(), []).append(instance)
     questions = []
     for name, members in named.items():
-        every = "the" if len(members) == 1 else "every"
-        prompt = f"Segment {every} {name}."
-        questions.append(make_question(f"{scene.name}.{name}.modal", scene, prompt, "modal", members, "name"))
+        seen = [each for each in members if each.modal.any()]
+        if seen:
+            prompt = f"Segment {_every(seen)} {name}."
+            questions.append(
+                make_question(f"{scene.name}.{name}.modal", scene, prompt, "modal", seen, "name")
+            )
         if amodal and any(each.occluded for each in members):
-            whole = f"Segment the complete shape of {every} {name}, with the parts that are hidden."
+            whole = f"Segment the complete shape of {_every(members)} {name}, with the parts that are hidden."
             questions.append(
                 make_question(f"{scene.name}.{name}.amodal", scene, whole, "amodal", members, "name")
             )
     return tuple(questions)
+
+
+def _every(members: Sequence[Instance]) -> str:
+    return "the" if len(members) == 1 else "every"

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance, questions_by_name
-from engines.evaluation.datasets.files import (
-    field,
-    find_picture,
-    picture_folders,
-    read_json,
-    read_picture,
-)
+from engines.evaluation.datasets.fields import Entry, field, key, number, rows, size, text
+from engines.evaluation.datasets.files import find_picture, picture_folders, read_json, read_picture
 from engines.evaluation.datasets.masks import BadMask, to_mask
 from engines.evaluation.metrics import Mask
 from engines.evaluation.questions import Fault, FaultyData, Reading
@@ -39,11 +33,12 @@ class Coco:
             raise FaultyData(Fault("unreadable_file", str(root), "no instances*.json here"))
         content, where = read_json(chosen[0]), chosen[0].name
         self._folders = picture_folders(root)
-        self._images = {str(field(each, "id", where)): each for each in field(content, "images", where)}
-        self._names = {each["id"]: each["name"] for each in field(content, "categories", where)}
-        self._members: dict[str, list[Any]] = {}
-        for entry in field(content, "annotations", where):
-            self._members.setdefault(str(field(entry, "image_id", where)), []).append(entry)
+        self._images = {str(key(each, "id", where)): each for each in rows(content, "images", where)}
+        categories = rows(content, "categories", where)
+        self._names = {key(each, "id", where): text(each, "name", where) for each in categories}
+        self._members: dict[str, list[Entry]] = {}
+        for entry in rows(content, "annotations", where):
+            self._members.setdefault(str(key(entry, "image_id", where)), []).append(entry)
 
     def pictures(self) -> Sequence[str]:
         """The ids of the pictures."""
@@ -52,20 +47,18 @@ class Coco:
     def annotated(self, picture: str) -> AnnotatedPicture:
         """One picture with its instances; of each the visible part only is known."""
         image = self._images[picture]
-        name = field(image, "file_name", picture)
-        size = (field(image, "height", picture), field(image, "width", picture))
-        opened = read_picture(find_picture(name, self._folders), picture, size)
-        instances, faults, crowds = [], [], np.zeros(size, dtype=np.bool_)
+        name, shape = text(image, "file_name", picture), size(image, "height", "width", picture)
+        opened = read_picture(find_picture(name, self._folders), picture, shape)
+        instances, faults, crowds = [], [], np.zeros(shape, dtype=np.bool_)
         for entry in self._members.get(picture, []):
             where = f"{picture}.annotation {entry.get('id')}"
             try:
-                mask = to_mask(field(entry, "segmentation", where), size)
+                mask = to_mask(field(entry, "segmentation", where), shape)
                 if entry.get("iscrowd"):
                     crowds |= mask
                 else:
-                    instances.append(
-                        Instance(field(entry, "id", where), self._name(entry, where), mask, mask)
-                    )
+                    name_of = self._name(entry, where)
+                    instances.append(Instance(number(entry, "id", where), name_of, mask, mask))
             except BadMask as error:
                 faults.append(Fault("bad_mask", where, str(error)))
             except FaultyData as error:
@@ -80,11 +73,11 @@ class Coco:
             return Reading(faults=(error.fault,))
         return Reading(questions_by_name(scene, amodal=False), scene.faults)
 
-    def _name(self, entry: Any, where: str) -> str:
-        number = field(entry, "category_id", where)
-        if number not in self._names:
-            raise FaultyData(Fault("wrong_class", where, f"there is no category {number}"))
-        return str(self._names[number])
+    def _name(self, entry: Entry, where: str) -> str:
+        category = key(entry, "category_id", where)
+        if category not in self._names:
+            raise FaultyData(Fault("wrong_class", where, f"there is no category {category}"))
+        return self._names[category]
 
 
 def _unless_empty(mask: Mask) -> Mask | None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance, questions_by_name
-from engines.evaluation.datasets.files import (
-    field,
-    find_picture,
-    picture_folders,
-    read_json,
-    read_picture,
-)
+from engines.evaluation.datasets.fields import Entry, field, is_whole, key, rows, size, text
+from engines.evaluation.datasets.files import find_picture, picture_folders, read_json, read_picture
 from engines.evaluation.datasets.masks import BadMask, to_mask
 from engines.evaluation.questions import Fault, FaultyData, Reading
 
@@ -31,12 +27,12 @@ class Cocoa:
         Raises:
             FaultyData: there are no annotations, or they are not COCOA's.
         """
-        self._entries: dict[str, tuple[Path | None, Any]] = {}
+        self._entries: dict[str, _Drawn] = {}
         self._folders = picture_folders(root)
         for path in sorted([*root.glob("*.json"), *root.glob("annotations/*.json")]):
             content = read_json(path)
             if isinstance(content, dict) and "regions" in content:
-                self._entries[path.stem] = (_beside(path), content)
+                self._entries[path.stem] = _Drawn(_beside(path), content)
             elif _is_published(content) and (split is None or split in path.stem):
                 self._add_published(content, str(path))
         if not self._entries:
@@ -48,11 +44,11 @@ class Cocoa:
 
     def annotated(self, picture: str) -> AnnotatedPicture:
         """One picture with its regions, front to back."""
-        path, entry = self._entries[picture]
-        opened = read_picture(path, picture)
+        drawn = self._entries[picture]
+        opened = read_picture(drawn.file, picture, drawn.size)
         instances, faults = [], []
-        regions = field(entry, "regions", picture)
-        for place, region in enumerate(sorted(regions, key=lambda each: each.get("order") or 0), 1):
+        regions = rows(drawn.entry, "regions", picture)
+        for place, region in enumerate(sorted(regions, key=lambda each: _order(each, 0)), 1):
             where = f"{picture}.region {region.get('order', place)}"
             try:
                 instances.append(_instance(place, region, opened.shape, where))
@@ -60,7 +56,7 @@ class Cocoa:
                 faults.append(Fault("bad_mask", where, str(error)))
             except FaultyData as error:
                 faults.append(error.fault)
-        name = path.name if path else ""
+        name = drawn.file.name if drawn.file else ""
         return AnnotatedPicture(picture, name, opened, tuple(instances), faults=tuple(faults))
 
     def read(self, picture: str) -> Reading:
@@ -72,26 +68,42 @@ class Cocoa:
         return Reading(questions_by_name(scene, amodal=True), scene.faults)
 
     def _add_published(self, content: Any, where: str) -> None:
-        files = {field(each, "id", where): field(each, "file_name", where) for each in content["images"]}
-        for entry in content["annotations"]:
-            number = field(entry, "image_id", where)
+        images = {key(each, "id", where): each for each in rows(content, "images", where)}
+        for entry in rows(content, "annotations", where):
+            number = key(entry, "image_id", where)
             name = str(number) if str(number) not in self._entries else f"{number}.{entry.get('id')}"
-            file = files.get(number)
-            self._entries[name] = (find_picture(file, self._folders) if file else None, entry)
+            image = images.get(number, {})
+            file = find_picture(text(image, "file_name", where), self._folders) if image else None
+            annotated = size(image, "height", "width", where) if "height" in image else None
+            self._entries[name] = _Drawn(file, entry, annotated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """An annotation, the picture that it is about, and the size (H, W) that it says the picture has, if it does."""
+
+    file: Path | None
+    entry: Entry
+    size: tuple[int, int] | None = None
 
 
 def _is_published(content: Any) -> bool:
     entries = content.get("annotations") if isinstance(content, dict) else None
-    return bool(entries) and isinstance(entries, list) and "regions" in entries[0] and "images" in content
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return isinstance(first, dict) and "regions" in first and "images" in content
 
 
 def _beside(path: Path) -> Path | None:
     return next((path.with_suffix(end) for end in (".jpg", ".png") if path.with_suffix(end).is_file()), None)
 
 
-def _instance(place: int, region: Any, shape: tuple[int, int], where: str) -> Instance:
+def _instance(place: int, region: Entry, shape: tuple[int, int], where: str) -> Instance:
     amodal = to_mask(field(region, "segmentation", where), shape)
-    modal = to_mask(region["visible_mask"], shape) if region.get("visible_mask") else amodal
-    return Instance(
-        int(region.get("order", place)), " ".join(field(region, "name", where).split()), modal, amodal
-    )
+    seen = region.get("visible_mask")
+    modal = amodal if seen is None else to_mask(seen, shape, may_be_empty=True)
+    return Instance(_order(region, place), " ".join(text(region, "name", where).split()), modal, amodal)
+
+
+def _order(region: Entry, otherwise: int) -> int:
+    value = region.get("order")
+    return int(value) if value is not None and is_whole(value) else otherwise

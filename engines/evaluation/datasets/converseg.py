@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from engines.evaluation.datasets.files import field, read_json, read_picture
+from engines.evaluation.datasets.fields import Entry, as_rows, field, key, query, rows, text
+from engines.evaluation.datasets.files import find_picture, read_json, read_picture
 from engines.evaluation.datasets.masks import BadMask, from_png
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
@@ -27,8 +27,11 @@ class ConverSeg:
             FaultyData: the file is not there, or is not such a list.
         """
         self._root = root
-        items = _lines(root, split) if split else field(read_json(root / ITEMS), "items", ITEMS)
-        self._items = {str(item.get("id") or place): item for place, item in enumerate(items)}
+        items = _lines(root, split) if split else rows(read_json(root / ITEMS), "items", ITEMS)
+        self._items = {
+            str(key(item, "id", f"{ITEMS}[{place}]") if "id" in item else place): item
+            for place, item in enumerate(items)
+        }
         if len(self._items) != len(items):
             raise FaultyData(Fault("unreadable_file", str(root), "two items have the same id"))
 
@@ -40,16 +43,15 @@ class ConverSeg:
         """The query of one item."""
         item = self._items[picture]
         try:
-            prompt = str(field(item, "prompt", picture)).strip()
-            opened = read_picture(self._root / field(item, "image", picture), picture)
-            file = item.get("mask_merged") or field(item, "mask", picture)
-            mask = from_png(self._root / file, opened.shape)
+            prompt = query(field(item, "prompt", picture), picture)
+            image = text(item, "image", picture)
+            opened = read_picture(find_picture(image, [self._root]), picture)
+            file = text(item, "mask_merged" if item.get("mask_merged") else "mask", picture)
+            mask = from_png(find_picture(file, [self._root]) or Path(file), opened.shape)
         except BadMask as error:
             return Reading(faults=(Fault("bad_mask", picture, str(error)),))
         except FaultyData as error:
             return Reading(faults=(error.fault,))
-        if not prompt:
-            return Reading(faults=(Fault("empty_query", picture, "the query has no words"),))
         truths = (mask,) if mask.any() else ()
         return Reading(
             (
@@ -62,17 +64,18 @@ class ConverSeg:
                     truths=truths,
                     names=(),
                     form="conversation",
-                    picture=str(item["image"]),
+                    picture=image,
                     entry=picture,
                 ),
             )
         )
 
 
-def _lines(root: Path, split: str) -> list[Any]:
+def _lines(root: Path, split: str) -> list[Entry]:
     path = root / "data" / f"{split}.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return as_rows(lines, path.name)
     except FileNotFoundError:
         raise FaultyData(Fault("unreadable_file", str(path), "the file is not there")) from None
     except ValueError as error:

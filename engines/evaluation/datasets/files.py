@@ -1,10 +1,10 @@
-"""Reading a data set's files: JSON, pictures and fields, with faults that say where."""
+"""Reading a data set's files: JSON and pictures, with faults that say where."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,6 @@ def read_json(path: Path) -> Any:
         raise FaultyData(Fault("unreadable_file", str(path), "the file is not there")) from None
     except (OSError, ValueError) as error:
         raise FaultyData(Fault("unreadable_file", str(path), f"no JSON: {error}")) from error
-
-
-def field(record: Any, name: str, where: str) -> Any:
-    """A field of a record.
-
-    Raises:
-        FaultyData: the record has no such field.
-    """
-    if not isinstance(record, Mapping) or record.get(name) is None:
-        raise FaultyData(Fault("missing_field", where, f"the field {name!r} is missing"))
-    return record[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +75,16 @@ def parse_picture(data: bytes, where: str) -> Picture:
 
 
 def find_picture(name: str, folders: Iterable[Path]) -> Path | None:
-    """The first file of that name in the folders, also without the folders that the name itself carries."""
+    """The first file of that name in the folders, also without the folders that the name itself carries.
+
+    A name that leads out of the folders is not followed.
+    """
+    path = Path(name)
+    names = [Path(path.name)] if path.is_absolute() or ".." in path.parts else [path, Path(path.name)]
     for folder in folders:
-        for candidate in (folder / name, folder / Path(name).name):
-            if candidate.is_file():
-                return candidate
+        for candidate in names:
+            if (folder / candidate).is_file():
+                return folder / candidate
     return None
 
 

@@ -11,26 +11,44 @@ from pycocotools import mask as coco
 
 from engines.evaluation.metrics import Mask
 
+LONGEST_RUN = 35  # bits, more than any picture has pixels
+
 
 class BadMask(ValueError):
     """An annotation is no mask of the picture; the message says why."""
 
 
-def to_mask(segmentation: Any, shape: tuple[int, int]) -> Mask:
+def to_mask(segmentation: Any, shape: tuple[int, int], *, may_be_empty: bool = False) -> Mask:
     """The mask [H, W] of a COCO segmentation: one polygon, a list of them, or a run-length code.
 
     A polygon is a flat list x, y, x, y, … in pixels.
 
     Raises:
-        BadMask: it is none of these, or is of another size than `shape`.
+        BadMask: it is none of these, is of another size than `shape`, or has no pixel and must have one.
     """
-    if isinstance(segmentation, dict):
-        return _from_code(segmentation, shape)
+    mask = _from_code(segmentation, shape) if isinstance(segmentation, dict) else _fill(segmentation, shape)
+    if not may_be_empty and not mask.any():
+        raise BadMask("the mask has no pixel")
+    return mask
+
+
+def check_points(xs: Any, ys: Any, shape: tuple[int, int]) -> None:
+    """See that points belong to a picture; what is drawn may go beyond its edge, but not by more than its size.
+
+    Raises:
+        BadMask: a point is further away, or is none.
+    """
+    for values, length in ((ys, shape[0]), (xs, shape[1])):
+        if not all(-length <= value <= 2 * length for value in values):
+            raise BadMask(f"a point is far outside the picture, which is {shape}")
+
+
+def _fill(segmentation: Any, shape: tuple[int, int]) -> Mask:
     if not isinstance(segmentation, list) or not segmentation:
         raise BadMask("the segmentation is neither polygons nor a run-length code")
     polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
     for polygon in polygons:
-        _check_polygon(polygon)
+        _check_polygon(polygon, shape)
     codes = coco.frPyObjects(polygons, *shape)
     return _decode(coco.merge(cast("Any", codes)))
 
@@ -55,11 +73,12 @@ def from_png(path: Path, shape: tuple[int, int]) -> Mask:
     return np.asarray(values != 0, dtype=np.bool_)
 
 
-def _check_polygon(polygon: Any) -> None:
+def _check_polygon(polygon: Any, shape: tuple[int, int]) -> None:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise BadMask("a polygon needs three points or more, as x, y, x, y, …")
-    if not all(isinstance(each, int | float) and np.isfinite(each) for each in polygon):
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in polygon):
         raise BadMask("a polygon holds something that is not a number")
+    check_points(polygon[::2], polygon[1::2], shape)
 
 
 def _from_code(code: dict[str, Any], shape: tuple[int, int]) -> Mask:
@@ -72,12 +91,12 @@ def _from_code(code: dict[str, Any], shape: tuple[int, int]) -> Mask:
             or sum(counts) != shape[0] * shape[1]
         ):
             raise BadMask("the run lengths do not add up to the picture")
-        return _decode(coco.frPyObjects(cast("Any", {"size": size, "counts": counts}), *shape))
+        return _decode(coco.frPyObjects(cast("Any", {"size": list(shape), "counts": counts}), *shape))
     if not isinstance(counts, str):
         raise BadMask("the run-length code has no counts")
     if sum(_runs(counts)) != shape[0] * shape[1]:
         raise BadMask("the run lengths do not add up to the picture")
-    return _decode({"size": size, "counts": counts.encode("ascii")})
+    return _decode({"size": list(shape), "counts": counts.encode("ascii")})
 
 
 def _runs(counts: str) -> list[int]:
@@ -93,6 +112,8 @@ def _runs(counts: str) -> list[int]:
             raise BadMask("the run-length code holds characters that do not belong there")
         value |= (bits & 31) << shift
         shift += 5
+        if shift > LONGEST_RUN:
+            raise BadMask("the run-length code holds a run without end")
         if bits & 32:
             continue
         if bits & 16:

@@ -14,13 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance, make_question
-from engines.evaluation.datasets.files import (
-    field,
-    find_picture,
-    picture_folders,
-    read_json,
-    read_picture,
-)
+from engines.evaluation.datasets.fields import Entry, as_rows, field, is_whole, key, rows, size, text
+from engines.evaluation.datasets.fields import query as words_of
+from engines.evaluation.datasets.files import find_picture, picture_folders, read_json, read_picture
 from engines.evaluation.datasets.masks import BadMask, to_mask
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
@@ -78,7 +74,7 @@ def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
         ValueError: it is neither.
     """
     if isinstance(answer, list):
-        return [(int(each), None) for each in answer]
+        return [(_whole(each), None) for each in answer]
     found = [(int(number), name.strip() or None) for number, name in NAMED.findall(str(answer))]
     if not found and not NOTHING.fullmatch(str(answer)):
         raise ValueError(f"the answer {answer!r} names no instance and does not say that there is none")
@@ -101,18 +97,21 @@ class R2sm:
         self._folders = picture_folders(folder) + picture_folders(root)
         content = read_json(folder / names.annotations_file)
         where = names.annotations_file
-        images = field(content, names.images, where)
-        self._images = {str(field(each, names.image_id, where)): each for each in images}
-        classes = content.get("categories", [])
-        self._classes = {field(each, "id", where): field(each, "name", where) for each in classes}
-        self._members: dict[str, list[Any]] = {}
-        for entry in field(content, names.annotations, where):
-            self._members.setdefault(str(field(entry, names.annotation_image, where)), []).append(entry)
-        self._asked: dict[str, list[tuple[int, Any]]] = {}
-        listed = read_json(folder / names.queries_file)
-        queries = listed if isinstance(listed, list) else field(listed, names.queries, names.queries_file)
-        for place, query in enumerate(queries):
-            image = str(field(query, names.query_image, f"{names.queries_file}[{place}]"))
+        self._images = {
+            str(key(each, names.image_id, where)): each for each in rows(content, names.images, where)
+        }
+        classes = rows(content, "categories", where) if "categories" in content else []
+        self._classes = {key(each, "id", where): text(each, "name", where) for each in classes}
+        self._members: dict[str, list[Entry]] = {}
+        for entry in rows(content, names.annotations, where):
+            self._members.setdefault(str(key(entry, names.annotation_image, where)), []).append(entry)
+        self._asked: dict[str, list[tuple[int, Entry]]] = {}
+        where = names.queries_file
+        listed = read_json(folder / where)
+        for place, query in enumerate(
+            as_rows(listed if isinstance(listed, list) else field(listed, names.queries, where), where)
+        ):
+            image = str(key(query, names.query_image, f"{where}[{place}]"))
             self._asked.setdefault(image, []).append((place, query))
 
     def pictures(self) -> Sequence[str]:
@@ -126,14 +125,14 @@ class R2sm:
             fault = Fault("missing_image", picture, "the annotations know no such picture")
             raise FaultyData(fault)
         image = self._images[picture]
-        name = field(image, names.file_name, picture)
-        size = (field(image, names.height, picture), field(image, names.width, picture))
-        opened = read_picture(find_picture(name, self._folders), picture, size)
+        name = text(image, names.file_name, picture)
+        shape = size(image, names.height, names.width, picture)
+        opened = read_picture(find_picture(name, self._folders), picture, shape)
         instances, faults = [], []
         for entry in self._members.get(picture, []):
             where = f"{picture}.instance {entry.get(names.annotation_id)}"
             try:
-                instances.append(self._instance(entry, size, where))
+                instances.append(self._instance(entry, shape, where))
             except BadMask as error:
                 faults.append(Fault("bad_mask", where, str(error)))
             except FaultyData as error:
@@ -154,36 +153,45 @@ class R2sm:
                 faults.append(error.fault)
         return Reading(tuple(questions), tuple(faults))
 
-    def _instance(self, entry: Any, size: tuple[int, int], where: str) -> Instance:
+    def _instance(self, entry: Entry, shape: tuple[int, int], where: str) -> Instance:
         names = self.fields
-        amodal = to_mask(field(entry, names.amodal, where), size)
+        amodal = to_mask(field(entry, names.amodal, where), shape)
         if entry.get(names.modal) is None and entry.get(names.is_occluded):
             raise FaultyData(
                 Fault("missing_field", where, f"occluded, but the field {names.modal!r} is missing")
             )
-        modal = amodal if entry.get(names.modal) is None else to_mask(entry[names.modal], size)
-        category = field(entry, names.category, where)
+        seen = entry.get(names.modal)
+        modal = amodal if seen is None else to_mask(seen, shape, may_be_empty=True)
+        category = key(entry, names.category, where)
         name = str(self._classes.get(category, category))
-        number = field(entry, names.annotation_id, where)
         try:
-            return Instance(int(number), name, modal, amodal)
-        except (ValueError, TypeError) as error:
-            raise FaultyData(Fault("missing_field", where, f"{number!r} is no instance id")) from error
+            return Instance(_whole(field(entry, names.annotation_id, where)), name, modal, amodal)
+        except ValueError as error:
+            raise FaultyData(Fault("wrong_field", where, str(error))) from error
 
-    def _question(self, scene: AnnotatedPicture, place: int, query: Any) -> Question:
+    def _question(self, scene: AnnotatedPicture, place: int, query: Entry) -> Question:
         names, where = self.fields, f"{scene.name}.query {place}"
-        prompt = str(field(query, names.query_text, where)).strip()
-        if not prompt:
-            raise FaultyData(Fault("empty_query", where, "the query has no words"))
+        prompt = words_of(field(query, names.query_text, where), where)
         mask_type = field(query, names.query_type, where)
         if mask_type not in ("modal", "amodal"):
             raise FaultyData(Fault("unknown_type", where, f"{mask_type!r} is neither modal nor amodal"))
         try:
             named = parse_answer(field(query, names.query_answer, where))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise FaultyData(Fault("bad_answer", where, str(error))) from error
         targets = [_target(scene, number, name, where) for number, name in named]
+        if unseen := [each.id for each in targets if mask_type == "modal" and not each.modal.any()]:
+            message = f"the query is modal, and nothing can be seen of instance {unseen[0]}"
+            raise FaultyData(Fault("bad_answer", where, message))
         return make_question(where, scene, prompt, mask_type, targets, mask_type)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if not is_whole(value):
+        raise ValueError(f"{value!r} is no instance id")
+    return int(value)
 
 
 def _target(scene: AnnotatedPicture, number: int, name: str | None, where: str) -> Instance:

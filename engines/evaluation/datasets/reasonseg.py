@@ -9,7 +9,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from engines.evaluation.datasets.files import field, read_json, read_picture
+from engines.evaluation.datasets.fields import field, query, rows, size, text
+from engines.evaluation.datasets.files import read_json, read_picture
+from engines.evaluation.datasets.masks import BadMask, check_points
 from engines.evaluation.metrics import Mask
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
@@ -41,14 +43,15 @@ class ReasonSeg:
         path = self._folder / f"{picture}.json"
         try:
             content = read_json(path)
-            opened = read_picture(path.with_suffix(".jpg"), picture)
             texts = field(content, "text", picture)
-            drawn = _draw(field(content, "shapes", picture), opened.shape, picture)
+            annotated = (
+                size(content, "imageHeight", "imageWidth", picture) if "imageHeight" in content else None
+            )
+            opened = read_picture(path.with_suffix(".jpg"), picture, annotated)
+            drawn = _draw(rows(content, "shapes", picture), opened.shape, picture)
+            prompt = query("".join(texts[:1]) if _are_texts(texts) else texts, picture)
         except FaultyData as error:
             return Reading(faults=(error.fault,))
-        prompt = str(texts if isinstance(texts, str) else next(iter(texts), "")).strip()
-        if not prompt:
-            return Reading(faults=(Fault("empty_query", picture, "the query has no words"),))
         target = drawn == TARGET
         question = Question(
             label=picture,
@@ -65,29 +68,38 @@ class ReasonSeg:
         return Reading((question,))
 
 
-def _draw(shapes: Any, size: tuple[int, int], where: str) -> Any:
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _draw(shapes: Sequence[Any], shape: tuple[int, int], where: str) -> Any:
     """The shapes painted as LISA's code does: large ones first, each with its outline."""
     painted = []
-    for place, shape in enumerate(shapes):
-        label = str(field(shape, "label", f"{where}.shape {place}")).lower()
+    for place, each in enumerate(shapes):
+        one = f"{where}.shape {place}"
+        label = text(each, "label", one).lower()
         if label == "flag":
             continue
-        points = _points(field(shape, "points", f"{where}.shape {place}"), f"{where}.shape {place}")
+        points = _points(field(each, "points", one), shape, one)
         value = IGNORED if "ignore" in label else TARGET
-        painted.append((int(_fill(np.zeros(size, dtype=np.uint8), points, 1).sum()), value, points))
-    canvas = np.zeros(size, dtype=np.uint8)
+        painted.append((int(_fill(np.zeros(shape, dtype=np.uint8), points, 1).sum()), value, points))
+    canvas = np.zeros(shape, dtype=np.uint8)
     for _, value, points in sorted(painted, key=lambda each: -each[0]):
         _fill(canvas, points, value)
     return canvas
 
 
-def _points(found: Any, where: str) -> Any:
+def _points(found: Any, shape: tuple[int, int], where: str) -> Any:
     try:
         points = np.array(found, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         points = np.zeros(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+    if points.ndim != 2 or points.shape[1] != 2 or not len(points):
         raise FaultyData(Fault("bad_mask", where, "the points are not pairs of numbers"))
+    try:
+        check_points(points[:, 0], points[:, 1], shape)
+    except BadMask as error:
+        raise FaultyData(Fault("bad_mask", where, str(error))) from error
     return points
 
 

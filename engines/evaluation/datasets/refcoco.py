@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import BackendUnavailable
+from engines.evaluation.datasets.fields import Entry, as_rows, field, key, query, rows, size
+from engines.evaluation.datasets.fields import text as text_of
 from engines.evaluation.datasets.files import (
     Picture,
-    field,
     find_picture,
     parse_picture,
     picture_folders,
@@ -20,11 +21,12 @@ from engines.evaluation.datasets.files import (
 )
 from engines.evaluation.datasets.masks import BadMask, to_mask
 from engines.evaluation.datasets.pickles import load_plain
-from engines.evaluation.metrics import Mask
+from engines.evaluation.metrics import Box, Mask
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
 PARTITIONS = ("unc", "umd", "google")
 SPLIT = "val"
+SIDE = 1_000_000  # pixels, more than any picture has
 
 
 class RefCoco:
@@ -42,13 +44,13 @@ class RefCoco:
             raise FaultyData(Fault("unreadable_file", str(root), f"no refs({'|'.join(order)}).p here"))
         self._folders = picture_folders(root) + picture_folders(root.parent)
         content = read_json(root / "instances.json")
-        self._images = {each["id"]: each for each in field(content, "images", "instances.json")}
-        self._entries = {each["id"]: each for each in field(content, "annotations", "instances.json")}
-        self._names = {each["id"]: each["name"] for each in content.get("categories", [])}
-        self._refs: dict[str, list[Any]] = {}
-        for ref in load_plain(paths[0]):
+        self._images = _by_id(content, "images")
+        self._entries = _by_id(content, "annotations")
+        self._names = _by_id(content, "categories") if "categories" in content else {}
+        self._refs: dict[str, list[Entry]] = {}
+        for ref in as_rows(load_plain(paths[0]), paths[0].name):
             if field(ref, "split", paths[0].name) == chosen:
-                self._refs.setdefault(str(field(ref, "image_id", paths[0].name)), []).append(ref)
+                self._refs.setdefault(str(key(ref, "image_id", paths[0].name)), []).append(ref)
         if not self._refs:
             raise FaultyData(Fault("missing_field", paths[0].name, f"no references of the split {chosen!r}"))
 
@@ -58,27 +60,27 @@ class RefCoco:
 
     def read(self, picture: str) -> Reading:
         """The sentences about one picture."""
-        image = self._images.get(int(picture))
+        image = self._images.get(picture)
         if image is None:
             return Reading(faults=(Fault("missing_image", picture, "instances.json knows no such picture"),))
         try:
-            size = (field(image, "height", picture), field(image, "width", picture))
-            path = find_picture(field(image, "file_name", picture), self._folders)
-            opened = read_picture(path, picture, size)
+            path = find_picture(text_of(image, "file_name", picture), self._folders)
+            opened = read_picture(path, picture, size(image, "height", "width", picture))
         except FaultyData as error:
             return Reading(faults=(error.fault,))
         return _collect([self._reference(ref, opened, picture) for ref in self._refs[picture]])
 
-    def _reference(self, ref: Any, opened: Picture, picture: str) -> Reading:
+    def _reference(self, ref: Entry, opened: Picture, picture: str) -> Reading:
         where = f"{picture}.ref {ref.get('ref_id')}"
         try:
-            number = field(ref, "ann_id", where)
+            number = str(key(ref, "ann_id", where))
             if number not in self._entries:
                 message = f"there is no annotation {number}"
                 raise FaultyData(Fault("dangling_instance", where, message))
             entry = self._entries[number]
-            name = str(self._names.get(entry.get("category_id"), ""))
-            sentences = [field(each, "sent", where) for each in field(ref, "sentences", where)]
+            category = self._names.get(str(entry.get("category_id")))
+            name = text_of(category, "name", where) if category else ""
+            sentences = [field(each, "sent", where) for each in rows(ref, "sentences", where)]
         except FaultyData as error:
             return Reading(faults=(error.fault,))
         return _reading(where, sentences, entry, opened, picture, name)
@@ -105,8 +107,10 @@ class RefCocoTable:
         if not paths:
             raise FaultyData(Fault("unreadable_file", str(root), f"no {chosen}-*.parquet here"))
         for path in paths:
-            for row in _table(path):
-                self._rows[f"{row.get('question_id') or row.get('ref_id')}"] = row
+            for place, row in enumerate(_table(path)):
+                name = row.get("question_id") or row.get("ref_id")
+                taken = name is None or str(name) in self._rows
+                self._rows[f"{path.stem}.{place}" if taken else str(name)] = row
 
     def pictures(self) -> Sequence[str]:
         """The ids of the rows; each has its own picture."""
@@ -117,16 +121,29 @@ class RefCocoTable:
         row = self._rows[picture]
         try:
             if "raw_anns" in row:
-                entry = json.loads(field(row, "raw_anns", picture))
-                sentences = [field(each, "sent", picture) for each in field(row, "sentences", picture)]
-                opened = read_picture(find_picture(field(row, "image_path", picture), self._folders), picture)
+                entry = _parsed(text_of(row, "raw_anns", picture), picture)
+                sentences = [field(each, "sent", picture) for each in rows(row, "sentences", picture)]
+                file = find_picture(text_of(row, "image_path", picture), self._folders)
+                opened = read_picture(file, picture)
             else:
                 entry = {"segmentation": field(row, "segmentation", picture), "bbox": row.get("bbox")}
-                sentences = list(field(row, "answer", picture))
+                sentences = field(row, "answer", picture)
                 opened = parse_picture(field(field(row, "image", picture), "bytes", picture), picture)
         except FaultyData as error:
             return Reading(faults=(error.fault,))
         return _reading(picture, sentences, entry, opened, picture, "")
+
+
+def _by_id(content: Any, name: str) -> dict[str, Entry]:
+    where = "instances.json"
+    return {str(key(each, "id", where)): each for each in rows(content, name, where)}
+
+
+def _parsed(code: str, where: str) -> Any:
+    try:
+        return json.loads(code)
+    except ValueError as error:
+        raise FaultyData(Fault("wrong_field", where, f"the annotation is no JSON: {error}")) from error
 
 
 def _table(path: Path) -> list[dict[str, Any]]:
@@ -139,10 +156,11 @@ def _table(path: Path) -> list[dict[str, Any]]:
 
 
 def _reading(
-    where: str, sentences: Sequence[str], entry: Any, opened: Picture, picture: str, name: str
+    where: str, sentences: Sequence[Any], entry: Any, opened: Picture, picture: str, name: str
 ) -> Reading:
     try:
         mask = to_mask(field(entry, "segmentation", where), opened.shape)
+        box = _box(entry["bbox"], where) if entry.get("bbox") else None
     except BadMask as error:
         return Reading(faults=(Fault("bad_mask", where, str(error)),))
     except FaultyData as error:
@@ -150,17 +168,25 @@ def _reading(
     questions, faults = [], []
     for place, sentence in enumerate(sentences):
         label = f"{where}.{place}"
-        if sentence.strip():
-            questions.append(
-                _question(label, sentence.strip(), mask, entry.get("bbox"), opened, picture, name)
-            )
+        try:
+            words = query(sentence, label)
+        except FaultyData as error:
+            faults.append(error.fault)
         else:
-            faults.append(Fault("empty_query", label, "the sentence has no words"))
+            questions.append(_question(label, words, mask, box, opened, picture, name))
     return Reading(tuple(questions), tuple(faults))
 
 
+def _box(value: Any, where: str) -> Box:
+    """A box as COCO has it: x, y, width, height."""
+    sides = value if isinstance(value, list) else []
+    if len(sides) != 4 or not all(isinstance(each, int | float) and -SIDE < each < SIDE for each in sides):
+        raise FaultyData(Fault("wrong_field", where, f"{value!r} is no box"))
+    return float(sides[0]), float(sides[1]), float(sides[2]), float(sides[3])
+
+
 def _question(
-    label: str, sentence: str, mask: Mask, box: Any, opened: Picture, picture: str, name: str
+    label: str, sentence: str, mask: Mask, box: Box | None, opened: Picture, picture: str, name: str
 ) -> Question:
     return Question(
         label=label,
@@ -172,7 +198,7 @@ def _question(
         names=(name,) if name else (),
         form="reference",
         picture=picture,
-        box=(float(box[0]), float(box[1]), float(box[2]), float(box[3])) if box else None,
+        box=box,
     )
 
 

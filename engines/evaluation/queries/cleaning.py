@@ -81,7 +81,7 @@ def _draft(entry: Any, mask_type: MaskType, scene: AnnotatedPicture, seen: Colle
 def _with_targets(query: str, answer: Any, mask_type: MaskType, scene: AnnotatedPicture) -> Draft | str:
     try:
         named = parse_answer(answer)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         return f"{query!r}: {error}"
     if not named:
         return f"{query!r} means no instance"
@@ -92,6 +92,8 @@ def _with_targets(query: str, answer: Any, mask_type: MaskType, scene: Annotated
         if name is not None and name.lower() != by_id[number].name.lower():
             return f"{query!r} calls instance {number} {name!r}, it is {by_id[number].name!r}"
     targets = tuple(dict.fromkeys(number for number, _ in named))
+    if mask_type == "modal" and not all(by_id[number].modal.any() for number in targets):
+        return f"{query!r} is modal, but means something of which nothing can be seen"
     if mask_type == "amodal" and not any(by_id[number].occluded for number in targets):
         return f"{query!r} is amodal, but nothing it means is occluded"
     return Draft(mask_type, query, targets)

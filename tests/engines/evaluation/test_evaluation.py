@@ -183,6 +183,8 @@ def test_the_report_splits_by_type_and_form_and_has_no_figure_from_nothing() -> 
     assert report.forms[0].reasoning_accuracy is None
     assert json.loads(summarise([right]).model_dump_json())["no_object_accuracy"] is None
     assert "no-object accuracy   -" in as_table(summarise([right]))
+    decisions = "modal as modal 2, amodal 0, none 0   amodal as modal 1, amodal 0, none 0"
+    assert f"decisions            {decisions}" in as_table(report)
 
 
 def test_a_failed_query_has_no_overlap() -> None:
@@ -302,6 +304,7 @@ def test_the_heatmap_is_compared_with_the_truth() -> None:
     assert relation is not None
     assert relation.count == 2
     assert relation.correlation == pytest.approx(1.0)
+    assert "heatmap with mask    r 1.000 (2 queries)" in as_table(summarise([right, wrong]))
 
 
 def test_a_predicted_box_is_compared_with_the_annotated_one() -> None:
