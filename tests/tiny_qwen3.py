@@ -54,7 +54,7 @@ def _config(tokenizer: Tokenizer) -> Qwen3VLConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 32,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 262_144,
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 10_000.0,

@@ -48,7 +48,10 @@ class VllmConfig(BaseModel):
     )
     kv_cache_gib: PositiveFloat | None = Field(None, description="each server's KV cache")
     cpu_threads: PositiveInt = Field(1, description="CPU threads of each server and tensor-parallel rank")
-    max_model_len: PositiveInt | None = Field(None, description="the longest sequence, in tokens")
+    max_model_len: PositiveInt | None = Field(
+        None,
+        description="the longest sequence, in tokens; unset, it is what the KV cache holds, up to the model's own",
+    )
     max_sequences: PositiveInt = Field(64, description="sequences a server works on at once")
     stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
     mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
@@ -99,7 +102,7 @@ def arguments(
         *("--mm-processor-cache-gb", str(config.mm_cache_gib)),
         *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
         *_memory(config, device),
-        *(("--max-model-len", str(config.max_model_len)) if config.max_model_len is not None else ()),
+        *("--max-model-len", str(config.max_model_len or "auto")),
         *(_on_cpu(config) if device == "cpu" else ()),
         *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
         *config.flags,

@@ -86,7 +86,7 @@ def test_vllm_is_started_as_the_launcher_starts_it(which: str, role: Role) -> No
         "memory_share": given["--gpu-memory-utilization"],
         "max_sequences": given["--max-num-seqs"],
         "mm_cache_gib": given["--mm-processor-cache-gb"],
-        "max_model_len": given.get("--max-model-len"),
+        "max_model_len": None if given["--max-model-len"] == "auto" else given["--max-model-len"],
         "stream_interval": given.get("--stream-interval", 8),
     }
     config = VllmConfig.model_validate(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ CONFIG, PROCESSOR, TOKENIZER = "config.json", "preprocessor_config.json", "token
 PATTERNS = ("*.json", "*.jinja", "*.txt", "*.safetensors")
 SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 NOT_COPIED = ("*.index.json", "*.md", ".*")
+SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 RENAMES = ((re.compile(r"^model\.language_model\."), "model."), (re.compile(r"^model\.visual\."), "visual."))
 
 
@@ -143,10 +145,16 @@ def add_token(folder: Path, token: str) -> int:
 
     Raises:
         CheckpointError: it did not become one token.
+        OSError: the tokenizer cannot be written.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     tokenizer.add_tokens([token], special_tokens=True)
-    tokenizer.save_pretrained(folder)
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception, with the system's number among its words
+        if (told := SYSTEM_ERROR.search(str(error))) is None:
+            raise
+        raise OSError(int(told[1]), os.strerror(int(told[1])), str(folder / TOKENIZER)) from error
     made = Tokenizer.from_file(str(folder / TOKENIZER))
     ids = made.encode(token, add_special_tokens=False).ids
     if len(ids) != 1 or made.id_to_token(ids[0]) != token:

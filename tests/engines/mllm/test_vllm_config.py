@@ -73,7 +73,7 @@ def test_the_configuration_reaches_the_command_line() -> None:
     assert found["--kv-cache-memory-bytes"] == str(2**28)
     assert found["--max-model-len"] == "512"
     assert found["--max-num-seqs"] == "9"
-    assert "--max-model-len" not in flags(VllmConfig())
+    assert flags(VllmConfig())["--max-model-len"] == "auto"
 
 
 def test_a_cpu_runs_eagerly_in_one_process_with_the_threads_it_was_given() -> None:

@@ -114,6 +114,26 @@ class PlainMllm:
         pixels = image.resize(size, Image.Resampling.BICUBIC)
         return dict(self._processor(text=[text], images=[pixels], return_tensors="pt"))
 
+    @staticmethod
+    def continued(inputs: dict[str, Tensor], tokens: list[int]) -> dict[str, Tensor]:
+        """The same with more of the assistant's tokens behind it."""
+        longer = dict(inputs)
+        for name, value in (
+            ("input_ids", torch.tensor([tokens])),
+            ("attention_mask", torch.ones(1, len(tokens))),
+        ):
+            longer[name] = torch.cat([inputs[name], value.to(inputs[name].dtype)], dim=1)
+        if "mm_token_type_ids" in inputs:
+            kinds = inputs["mm_token_type_ids"]
+            longer["mm_token_type_ids"] = torch.cat([kinds, kinds.new_zeros(1, len(tokens))], dim=1)
+        return longer
+
+    def texts(self) -> list[str]:
+        """Every token's text, by id; special tokens have none."""
+        tokenizer = self._processor.tokenizer
+        marks = set(tokenizer.all_special_ids)
+        return ["" if token in marks else tokenizer.decode([token]) for token in range(len(tokenizer))]
+
     def token(self, text: str) -> int:
         """The id of a text that is one token."""
         [token] = self._processor.tokenizer.encode(text, add_special_tokens=False)

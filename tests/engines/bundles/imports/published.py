@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import Qwen2_5_VLForConditionalGeneration, SamConfig
 
@@ -132,28 +134,72 @@ def coprs_state(base: Path, vision: VisionModel, seed: int = 5) -> dict[str, Ten
     return state | {n: v.clone() for n, v in vision.state_dict().items() if n.startswith(parts)}
 
 
-def write_shards(state: dict[str, Tensor], folder: Path, world: int) -> Path:
-    """The state as FSDP's ranks save it: DTensors in torch's older file format; buffers whole in every shard."""
+def write_shards(
+    state: dict[str, Tensor],
+    folder: Path,
+    world: int,
+    placement: Placement = Shard(0),
+    *,
+    heads: bool = False,
+) -> Path:
+    """The state as CoPRS's ranks save it, in torch's older file format.
+
+    The language model is sharded; buffers and, unless `heads` are sharded too, the vision parts are whole in every
+    file, for the training wraps them without sharding. The files are of GPUs and of torch 2.6, as it pins.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for rank in range(world):
         dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
         try:
-            mesh = init_device_mesh("cpu", (world,))
-            shard = {name: _piece(name, value, rank, world, mesh) for name, value in state.items()}
+            mesh = init_device_mesh("cpu", (world,), mesh_dim_names=("fsdp",))
+            shard = {
+                name: _piece(value, rank, world, mesh, placement)
+                if name.startswith("llm.") or (heads and "positional_encoding" not in name)
+                else value
+                for name, value in state.items()
+            }
             file = folder / f"model_world_size_{world}_rank_{rank}.pt"
-            torch.save(shard, file, _use_new_zipfile_serialization=False)
+            with (
+                patch.object(DeviceMesh, "__getstate__", _mesh_on_gpus),
+                patch.object(DTensorSpec, "__getstate__", _spec_of_torch_2_6, create=True),
+            ):
+                torch.save(shard, file, _use_new_zipfile_serialization=False)
         finally:
             dist.destroy_process_group()
-    heads = {name: value for name, value in state.items() if not name.startswith("llm.")}
-    torch.save(heads, folder / "refseg_modules.pt")
+    whole = {name: value for name, value in state.items() if not name.startswith("llm.")}
+    torch.save(whole, folder / "refseg_modules.pt")
     return folder
 
 
-def _piece(name: str, value: Tensor, rank: int, world: int, mesh: DeviceMesh) -> Tensor:
-    if "positional_encoding" in name:
-        return value
-    rows = -(-len(value) // world)
-    local = value[rank * rows : (rank + 1) * rows].clone()
+def _piece(value: Tensor, rank: int, world: int, mesh: DeviceMesh, placement: Placement) -> Tensor:
+    dim = placement.dim if isinstance(placement, Shard) else 0
+    rows = -(-value.shape[dim] // world)
+    local = value.narrow(dim, min(rank * rows, value.shape[dim]), _rows(value.shape[dim], rank, rows)).clone()
+    if not isinstance(placement, Shard):
+        local = value.clone()
     return DTensor.from_local(
-        local, mesh, [Shard(0)], run_check=False, shape=value.shape, stride=value.stride()
+        local, mesh, [placement], run_check=False, shape=value.shape, stride=value.stride()
     )
+
+
+def _rows(length: int, rank: int, rows: int) -> int:
+    return max(0, min(rows, length - rank * rows))
+
+
+def _mesh_on_gpus(mesh: DeviceMesh) -> dict[str, object]:
+    """What torch 2.6 pickles of a mesh of GPUs."""
+    ranks = mesh.mesh.flatten().tolist()
+    return {
+        "device_type": "cuda",
+        "mesh": mesh.mesh.clone(),
+        "mesh_dim_names": ("fsdp",),
+        "_flatten_mesh_list": tuple(ranks),
+        "_thread_id": None,
+        "_dim_group_infos": [("", ranks, "default_pg")],
+        "_coordinate_on_dim": [dist.get_rank()],
+    }
+
+
+def _spec_of_torch_2_6(spec: DTensorSpec) -> dict[str, object]:
+    """What torch 2.6 pickles of a tensor's place on a mesh."""
+    return {"mesh": spec.mesh, "placements": spec.placements, "tensor_meta": spec.tensor_meta, "_hash": None}

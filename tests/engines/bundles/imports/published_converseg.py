@@ -88,15 +88,22 @@ def square(image: Image.Image) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def plain_states(
-    model: ConverSeg, processor_path: Path, image: Image.Image, prompt: str
+    model: ConverSeg,
+    processor_path: Path,
+    image: Image.Image,
+    prompt: str,
+    size: tuple[int, int] | None = (252, 252),
 ) -> tuple[Tensor, Tensor]:
-    """The final states of the text's tokens (T, D), and of the end of the turn (D,); the LoRA beside the weights."""
+    """The final states of the text's tokens (T, D), and of the end of the turn (D,); the LoRA beside the weights.
+
+    `size` (width, height) is that of the language model's picture; without it the processor chooses.
+    """
     processor = AutoProcessor.from_pretrained(processor_path)
     text = (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         f"<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{prompt}<|im_end|>\n"
     )
-    small = image.resize((252, 252), Image.Resampling.BICUBIC)
+    small = image.resize(size, Image.Resampling.BICUBIC) if size else image
     inputs = processor(text=[text], images=[small], return_tensors="pt")
     states = model.plm.backbone(**inputs, output_hidden_states=True).hidden_states[-1][0]
     ids = inputs["input_ids"][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.launcher import VllmServers
-from engines.mllm.vllm_config import VllmConfig
+from engines.mllm.vllm_config import Role, VllmConfig
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision.runtimes import RuntimeName, open_runtime
@@ -30,9 +30,10 @@ SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Everything of one bundle, running."""
+    """Everything of one bundle, running; `urls` are the vLLM servers'."""
 
     bundle: Bundle
+    urls: Mapping[Role, str]
     mllm: MllmClient
     vision: VisionRuntime
     pipeline: Pipeline
@@ -56,9 +57,10 @@ async def serve(
 ) -> AsyncIterator[Served]:
     """Start what the bundle's grounder needs; `folder` takes logs and exported graphs.
 
-    Each server's language model is spread over so many processes.
+    Each server's language model is spread over so many processes. The KV cache holds less than the longest sequence
+    that EGM's configuration allows.
     """
-    config = VllmConfig(kv_cache_gib=0.25, max_model_len=1024, tensor_parallel_size=processes)
+    config = VllmConfig(kv_cache_gib=0.05, tensor_parallel_size=processes)
     async with AsyncExitStack() as stack:
         servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles, bundle.pooled)
         await stack.enter_async_context(servers)
@@ -74,4 +76,4 @@ async def serve(
         pipeline = await stack.enter_async_context(
             open_pipeline(bundle.answer, bundle.mask_threshold, mllm, runtime)
         )
-        yield Served(bundle, mllm, runtime, pipeline)
+        yield Served(bundle, urls, mllm, runtime, pipeline)

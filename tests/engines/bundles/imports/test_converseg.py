@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as reference_resize
 
 from engines.bundles import Bundle
 from engines.bundles.imports.converseg import ANSWER, import_converseg
 from engines.bundles.imports.language_model import published_name
 from engines.errors import CheckpointError
 from engines.images import ImagePreparer
+from engines.mllm.image import smart_resize
 from engines.request import mask_types
 from engines.vision.runtimes.base import DecodeItem, Sentence
 from engines.vision.runtimes.torch_cpu import TorchRuntime
@@ -46,8 +48,8 @@ def bundle(model: ConverSeg, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     return make(model.folder, model.base, tmp_path_factory.mktemp("bundles") / "converseg")
 
 
-def make(folder: Path, base: Path, out: Path) -> Bundle:
-    return import_converseg(str(folder), str(base), out, progress=lambda _: None)
+def make(folder: Path, base: Path, out: Path, max_pixels: int | None = None) -> Bundle:
+    return import_converseg(str(folder), str(base), out, max_pixels=max_pixels, progress=lambda _: None)
 
 
 def test_a_bundle_that_only_reads_is_made(bundle: Bundle) -> None:
@@ -83,6 +85,23 @@ def test_the_places_of_the_prompts_tokens_are_those_of_its_own_code(model: Conve
     assert len(places.text) == len(text)
     assert places.length == len(text) + 81 + 6  # two beginnings, two ends, and what stands around the image
     assert places.end == places.text[-1] - 1
+
+
+def test_the_language_model_may_see_images_at_their_own_aspect(model: ConverSeg, tmp_path: Path) -> None:
+    """As Qwen2.5-VL's published processor makes them, which is what transformers 4.57 did of the published code."""
+    bundle = make(model.folder, model.base, tmp_path / "converseg", 12_845_056)
+    sizes = bundle.mllm_image
+    assert (sizes.min_pixels, sizes.max_pixels, sizes.square) == (3136, 12_845_056, False)
+    assert bundle.reader is not None
+    image = ImagePreparer(sizes, 64).prepare(scene(2), "sha256:2").mllm
+    assert image.width > image.height
+    text, _ = plain_states(model, bundle.mllm_path, scene(2), "the red mug", size=None)
+    places = bundle.reader.places("the red mug", image)
+    assert len(places.text) == len(text)
+    assert places.length == len(text) + (image.width // 28) * (image.height // 28) + 6
+    for width, height in ((640, 480), (333, 2000), (5000, 4000)):
+        side = smart_resize(height, width, sizes)
+        assert side == reference_resize(height, width, factor=28, min_pixels=3136, max_pixels=12_845_056)
 
 
 def test_masks_are_those_of_the_plain_arithmetic(model: ConverSeg, bundle: Bundle) -> None:
@@ -151,6 +170,21 @@ def test_a_base_of_another_size_is_named(model: ConverSeg, files: Path, tmp_path
     refused(
         files, model.base, tmp_path, "of another size: its states have 128 numbers, those of the adapter 64"
     )
+
+
+def test_a_lora_for_another_base_is_named(model: ConverSeg, files: Path, tmp_path: Path) -> None:
+    file = files / LORA / "adapter_model.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if name.endswith("lora_A.weight"))
+    save_file({**state, name: torch.zeros(4, 64)}, file)
+    refused(files, model.base, tmp_path, r"of another size: .* is \(\d+, \d+\), in the adapter \(\d+, 64\)")
+    other = name.replace("layers.0", "layers.77").replace("blocks.0", "blocks.77")
+    halves = {
+        other.replace("lora_A", half): state[name.replace("lora_A", half)].clone()
+        for half in ("lora_A", "lora_B")
+    }
+    save_file({**state, **halves}, file)
+    refused(files, model.base, tmp_path, r"the base model has no .*\.77\.")
 
 
 def test_what_is_not_the_adapters_is_listed(model: ConverSeg, files: Path, tmp_path: Path) -> None:

