@@ -40,6 +40,7 @@ MIN_GOODPUT = 0.9
 MEMORY_SHARE, MEMORY_MIB, FILES = 1.1, 64.0, 16
 """How much more than before counts as the same."""
 START_SECONDS, STOP_SECONDS = 600.0, 120.0
+LOG_BYTES = 65_536
 EXPECTED = {"200", "429", "503", "504", "left"}
 
 
@@ -253,11 +254,12 @@ async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
 
     async def read() -> None:
         assert child.stderr is not None
-        async for line in child.stderr:
+        while not heard and (line := await child.stderr.readline()):
             sys.stderr.buffer.write(line)
-            if not heard:
-                log.put_nowait(line.decode())
+            log.put_nowait(line.decode())
         log.put_nowait("")
+        while some := await child.stderr.read(LOG_BYTES):  # as it comes: under load it is much
+            sys.stderr.buffer.write(some)
 
     reading = asyncio.create_task(read())
     try:
