@@ -23,14 +23,14 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 import aiohttp
 
 from engines.evaluation.samples import SAMPLES
+from loadtests.processes import cpu_seconds, descendants, memory_mib, open_files
 
 OVERLOAD, LEAVING = 10, 0.3
 OVERLOAD_SECONDS = 60.0
@@ -40,18 +40,24 @@ MIN_GOODPUT = 0.9
 MEMORY_SHARE, MEMORY_MIB, FILES = 1.1, 64.0, 16
 """How much more than before counts as the same."""
 START_SECONDS, STOP_SECONDS = 600.0, 120.0
+LOG_BYTES = 65_536
 EXPECTED = {"200", "429", "503", "504", "left"}
 
 
 @dataclass(slots=True)
 class Round:
-    """What one round showed; rates are requests a second that were answered in time."""
+    """What one round showed; rates are requests a second that were answered in time, but for `asked`, all there were.
+
+    `cores` tells by phase how many cores were kept busy by clients, gateway and vLLM.
+    """
 
     best: float = 0.0
     overloaded: float = 0.0
+    asked: float = 0.0
     recovery_seconds: float = 0.0
     memory_mib: float = 0.0
     files: int = 0
+    cores: dict[str, dict[str, float]] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
 
 
@@ -84,8 +90,10 @@ class Soak:
     async def round(self) -> None:
         """One round; adds it to `rounds`."""
         found = Round()
-        found.best = await self._busy(found)
-        found.overloaded = await self._overload(found)
+        with self._counting(found, "best"):
+            found.best = await self._busy(found)
+        with self._counting(found, "overloaded"):
+            found.overloaded = await self._overload(found)
         found.recovery_seconds = await self._recover()
         await asyncio.sleep(REST_SECONDS)
         found.memory_mib, found.files = memory_mib(self._pid), open_files(self._pid)
@@ -108,6 +116,20 @@ class Soak:
             if strange := set(one.outcomes) - EXPECTED:
                 faults.append(f"round {number}: answers {sorted(strange)}")
         return faults
+
+    @contextmanager
+    def _counting(self, found: Round, phase: str) -> Iterator[None]:
+        """Note the cores that are busy inside."""
+        servers = descendants(self._pid)
+
+        def used() -> dict[str, float]:
+            vllm = sum(map(cpu_seconds, servers))
+            return {"clients": cpu_seconds(os.getpid()), "gateway": cpu_seconds(self._pid), "vllm": vllm}
+
+        before, began = used(), time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        found.cores[phase] = {who: round((spent - before[who]) / seconds, 3) for who, spent in used().items()}
 
     async def _ask(self, found: Round) -> bool:
         body, headers = self._chance.choice(self._questions)
@@ -143,18 +165,25 @@ class Soak:
         return done / (time.monotonic() - began)
 
     async def _overload(self, found: Round) -> float:
-        """Ten times as many, at random moments, some of whom leave; counts the answers in the whole time."""
+        """Ten times as many, at random moments, some of whom leave; counts the answers in the whole time.
+
+        They come when it is their time, whether or not those before them have been answered.
+        """
         rate = OVERLOAD * max(found.best, 0.1)
-        before, end = found.outcomes["200"], time.monotonic() + self._seconds
+        before, began, number = found.outcomes["200"], time.monotonic(), 0
+        due, end = began, began + self._seconds
         asking: set[asyncio.Task[bool]] = set()
         restarting = asyncio.create_task(self._restart_redis())
         while time.monotonic() < end:
+            number += 1
             task = asyncio.create_task(self._ask(found))
             asking.add(task)
             task.add_done_callback(asking.discard)
             if self._chance.random() < LEAVING:
                 asyncio.get_running_loop().call_later(self._chance.uniform(0, 2), task.cancel)
-            await asyncio.sleep(self._chance.expovariate(rate))
+            due += self._chance.expovariate(rate)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        found.asked = number / self._seconds
         done = found.outcomes["200"] - before
         for task in asking:
             task.cancel()
@@ -216,17 +245,6 @@ class RestartingRedis:
             await self._child.wait()
 
 
-def memory_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def open_files(pid: int) -> int:
-    """Open file descriptors of a process."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
-
-
 @asynccontextmanager
 async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
     """The process id and the URL of a gateway that is ready; it is stopped as an operator would. Its log is shown."""
@@ -236,11 +254,12 @@ async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
 
     async def read() -> None:
         assert child.stderr is not None
-        async for line in child.stderr:
+        while not heard and (line := await child.stderr.readline()):
             sys.stderr.buffer.write(line)
-            if not heard:
-                log.put_nowait(line.decode())
+            log.put_nowait(line.decode())
         log.put_nowait("")
+        while some := await child.stderr.read(LOG_BYTES):  # as it comes: under load it is much
+            sys.stderr.buffer.write(some)
 
     reading = asyncio.create_task(read())
     try:

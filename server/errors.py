@@ -73,10 +73,12 @@ UNAVAILABLE = Kind(
     "model-unavailable", 503, "The model is not available", "The language model does not answer."
 )
 
+OVERLOADED = Kind("overloaded", 503, "The server is busy", "Too many requests are under way.")
+
 BY_ERROR: dict[type[Exception], Kind] = {
     InvalidInput: INVALID,
     MllmUnavailable: UNAVAILABLE,
-    Overloaded: Kind("overloaded", 503, "The server is busy", "Too many requests are under way."),
+    Overloaded: OVERLOADED,
     DeadlineExceeded: Kind("deadline-exceeded", 504, "The deadline has passed"),
     VisionFailed: Kind(
         "vision-failed", 500, "The vision engine failed", "This image could not be processed."
@@ -89,6 +91,8 @@ BY_ERROR: dict[type[Exception], Kind] = {
     EngineError: INTERNAL,
 }
 IMAGE_STATUS = {"too_many_bytes": 413}
+EXPECTED = (OVERLOADED, DRAINING)
+"""Refusals that come by the hundred while a server does as it should: the access log's line about each is enough."""
 
 
 class RequestRejected(Exception):
@@ -161,11 +165,15 @@ def as_response(document: Problem, retry_after: float = 0) -> Response:
 
 
 def problem_of(error: Exception, where: str) -> Problem:
-    """An error as a problem document. One of the server's own making is logged, with `where` it happened."""
+    """An error as a problem document. One of the server's own making is logged, with `where` it happened.
+
+    It is a warning, unless it is `EXPECTED`.
+    """
     kind = kind_of(error)
     document = problem(kind, kind.detail or str(error), faults_of(error))
     if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s: %s: %s: %s", where, document.instance, type(error).__name__, error)
+        level = logging.DEBUG if kind in EXPECTED else logging.WARNING
+        logger.log(level, "%s: %s: %s: %s", where, document.instance, type(error).__name__, error)
     return document
 
 

@@ -15,7 +15,7 @@ import pytest
 from server.telemetry.logs import JsonFormatter, TextFormatter, start_logging
 from server.telemetry.record import Record, note_key, working_for
 from server.telemetry.telemetry import Telemetry
-from tests.server.asking import PHOTO, as_json, post
+from tests.server.asking import PHOTO, as_json, post, refusal
 from tests.server.conftest import Gateway, OpenGateway
 
 SECRET = "the secret mug of Mrs. Miller"
@@ -71,6 +71,16 @@ async def test_a_request_is_one_line(gateway: Gateway) -> None:
     assert (bad["outcome"], bad["status"]) == ("model-unavailable", 503)
     [why] = [line for line in seen if "decide failed" in line["message"]]
     assert (why["request_id"], why["level"]) == ("r1", "warning")
+
+
+async def test_a_refusal_for_want_of_room_is_one_line_of_information(open_gateway: OpenGateway) -> None:
+    async with open_gateway(max_in_flight=1, max_queued=0) as gateway, gateway.services.admission.place():
+        with logged(JsonFormatter()) as written:
+            await refusal(gateway, as_json(), 503, "overloaded")
+    seen = [line for line in lines(written) if line["level"] != "debug"]
+    assert [(line["logger"], line["level"], line["outcome"]) for line in seen] == [
+        ("server.access", "info", "overloaded")
+    ]
 
 
 async def test_neither_prompts_nor_images_are_logged(gateway: Gateway) -> None:

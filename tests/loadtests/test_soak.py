@@ -1,0 +1,34 @@
+"""A short soak of a gateway whose language model is a stand-in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+
+import pytest
+
+from loadtests import soak
+from tests.server.gateway_process import ROOT, SCRIPT
+
+
+async def test_an_overload_is_refused_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(soak, "REST_SECONDS", 0.1)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    gateway = (sys.executable, str(SCRIPT), "0.3", "serve", "--port", "0", "--max-in-flight", "4")
+    command = shlex.join((*gateway, "--max-queued", "8"))
+    options = argparse.Namespace(
+        minutes=0.0, seconds=3.0, clients=4, timeout_ms=60_000, redis=False, command=command
+    )
+    await soak.soak(options)  # what it returns depends on how busy the machine is
+    first, _, rest = capsys.readouterr().out.partition("\n")
+    found, total = json.loads(first), json.loads(rest)
+    assert total["rounds"] == 1
+    assert {"200", "503"} <= set(found["outcomes"]) <= soak.EXPECTED
+    assert found["asked"] > 2 * found["best"] > 0
+    for phase in ("best", "overloaded"):
+        assert set(found["cores"][phase]) == {"clients", "gateway", "vllm"}
+        assert found["cores"][phase]["gateway"] > 0
