@@ -19,8 +19,11 @@ from engines.events import MaskType
 DECISION_WEIGHT = 3.0
 TAIL_WEIGHT = 1.5
 COVERING_WEIGHT = 0.5
-MARK_WEIGHT = 2.0
-"""What the marks of listed things count, and the first word about what was found: all else follows from them."""
+MARK_WEIGHT = 4.0
+"""What it counts how each listed thing is marked, or that it is not, and the first word about what was found.
+
+All else follows from these.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +64,9 @@ class AnswerPacker:
         self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
         self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
         wanted = zip(*(self._encode(sentence) for sentence in WANTED.values()), strict=False)
-        marks = (f" {mark}" for mark in get_args(Mark))
-        self._marks = {ids[0] for mark in marks if len(ids := self._encode(mark)) == 1}
-        self._comma = tokenizer.token_to_id(",")
+        ends = (",", ".", *(f" {mark}" for mark in get_args(Mark)))
+        self._ends = {ids[0] for end in ends if len(ids := self._encode(end)) == 1}
+        """What can follow a listed thing."""
         self._verdict = next(place for place, (one, other) in enumerate(wanted) if one != other)
 
     def pack(
@@ -136,7 +139,7 @@ class AnswerPacker:
         finding, covering = self._following(account.finding), self._following(account.covering)
         weights = [1.0] * len(wanted)
         weights[self._verdict] = DECISION_WEIGHT
-        weights += [MARK_WEIGHT if token in self._marks else 1.0 for token in overview]
+        weights += [MARK_WEIGHT if token in self._ends else 1.0 for token in overview]
         weights += [MARK_WEIGHT, *[1.0] * (len(finding) - 1), *[COVERING_WEIGHT] * len(covering)]
         return [*wanted, *overview, *finding, *covering], weights
 
@@ -147,7 +150,7 @@ class AnswerPacker:
         begin = len(self._encode(query.account.wanted))
         end = begin + len(self._following(query.account.overview))
         for place in range(begin, end):
-            weights[place] *= reasoning[place] in self._marks or reasoning[place] == self._comma
+            weights[place] *= reasoning[place] in self._ends
         tail = self._tail(query, query.mask_type)
         first = packed.add_family([*question, *reasoning, *tail])
         opened = first + len(question) - 1

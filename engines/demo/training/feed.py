@@ -14,7 +14,7 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from engines.demo.language import ask, survey
+from engines.demo.language import Form, Query, ask, survey
 from engines.demo.models import MERGE
 from engines.demo.scenes import TRAINING_SEEDS, Scene, render_scene
 from engines.demo.training.answers import AnswerPacker, PackedScene
@@ -24,6 +24,7 @@ SMALLEST, LARGEST = 160, 440
 """Longer sides that training scenes are drawn at; both towers shrink larger images to less than this."""
 SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
+COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
 Stage = Literal["sight", "towers", "joint", "words"]
 
 
@@ -86,7 +87,12 @@ class SceneFeed(IterableDataset[Batch]):
         pairs = zip(scenes, views, strict=True)
         packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
         told = scenes if self._size.recitals else []
-        return Batch(views, samples, packed, [packer.recite(ask(s, rng, self._size.recitals)) for s in told])
+        return Batch(views, samples, packed, [packer.recite(self._told(scene, rng)) for scene in told])
+
+    def _told(self, scene: Scene, rng: random.Random) -> list[Query]:
+        """Twice as many of those that compare several things as there are among all prompts."""
+        queries = ask(scene, rng, 2 * self._size.recitals)
+        return sorted(queries, key=lambda query: query.form not in COMPARING)[: self._size.recitals]
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._size.prompts)
