@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
@@ -14,9 +14,9 @@ class StageTimes(BaseModel):
 
     `step_ms` is one decoding step of the reason server with one sequence, `step_ms_per_sequence` what every other
     one in the batch adds. `first_token_ms` and `decide_ms` are readings that hold up the batch; `warm_ms` is the
-    concentrate server's reading of image and prompt, `concentrate_ms` that of the answer, whether it is waited for or
-    foreseen. The `_object_ms` are for every object after the first.
-    `cores`: the CPU cores that all parts share on one machine; None where each has its own.
+    concentrate server's reading of image and prompt, `concentrate_ms` that of the answer. The `_object_ms` are for
+    every object after the first. `cores`: the CPU cores that all parts share on one machine, where a stage is so much
+    work for one core; None where each part has its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,39 +48,52 @@ class Measured:
     objects: int
 
 
-def fit(machine: str, alone: Sequence[Measured], together: Sequence[Measured], clients: int) -> StageTimes:
-    """Stage times from requests that were asked one by one, and from those of so many clients at once.
+def fit(
+    machine: str,
+    alone: Sequence[Measured],
+    told: Sequence[Measured],
+    company: Sequence[Sequence[Measured]],
+) -> StageTimes:
+    """Stage times from requests that were asked one by one, and from groups whose requests set out together.
 
-    The second kind gives only what each sequence adds to a step: by Little's law clients times the share of a
-    request that is reasoning is the number of sequences in the batch. Raises ValueError without requests that
-    reasoned and found something.
+    `alone` are whole requests. `told` were told the mask's type, so that no vectors were foreseen beside a decision,
+    and their pictures had been encoded before; so had those of `company`, of which the language model remembered its
+    readings, too. Raises ValueError without requests of each kind that reasoned and found something.
     """
-    alone = [one for one in alone if one.reasoning_tokens > 1 and one.objects > 0]
-    together = [one for one in together if one.reasoning_tokens > 1 and one.objects > 0]
-    if not alone or not together:
+    alone, told = _useful(alone), _useful(told)
+    groups = [useful for group in company if len(useful := _useful(group)) > 1]
+    if not (alone and told and groups):
         raise ValueError("no measured request both reasoned and found an object")
 
-    def typical(stage: str) -> float:
-        return median(one.timings_ms.get(stage, 0.0) for one in alone)
+    def typical(stage: str, requests: Sequence[Measured]) -> float:
+        return median(one.timings_ms.get(stage, 0.0) for one in requests)
 
-    step, shared = median(map(_step, alone)), median(map(_step, together))
-    share = fmean(one.timings_ms["reason"] / one.timings_ms["total"] for one in together)
-    company = max(clients * share - 1, 0.0)
+    step = median(map(_step, told))
     return StageTimes(
         machine=machine,
-        image_ms=typical("image"),
-        encode_ms=typical("encode"),
+        image_ms=typical("image", alone),
+        encode_ms=typical("encode", alone),
         first_token_ms=median(
-            one.timings_ms["reason"] - _step(one) * (one.reasoning_tokens - 1) for one in alone
+            one.timings_ms["reason"] - _step(one) * (one.reasoning_tokens - 1) for one in told
         ),
         step_ms=step,
-        step_ms_per_sequence=max(shared - step, 0.0) / company if company > 0 else 0.0,
-        decide_ms=typical("decide"),
-        warm_ms=typical("warm"),
-        concentrate_ms=max(typical("concentrate"), typical("foresee")),
-        decode_ms=typical("decode"),
-        finish_ms=typical("finish"),
+        step_ms_per_sequence=max(median(_slower(group, step) for group in groups), 0.0),
+        decide_ms=typical("decide", alone),
+        warm_ms=typical("warm", told),
+        concentrate_ms=typical("concentrate", told),
+        decode_ms=typical("decode", told),
+        finish_ms=typical("finish", told),
     )
+
+
+def _useful(requests: Sequence[Measured]) -> list[Measured]:
+    return [one for one in requests if one.reasoning_tokens > 1 and one.objects > 0]
+
+
+def _slower(group: Sequence[Measured], step: float) -> float:
+    """Milliseconds by which each other sequence makes a step longer: the first to end had all of them to its end."""
+    first = min(group, key=lambda one: one.timings_ms["reason"])
+    return (_step(first) - step) / (len(group) - 1)
 
 
 def _step(one: Measured) -> float:

@@ -34,7 +34,7 @@ class Machine:
 
 @dataclass(slots=True)
 class _Sequence:
-    """What a batch works on: a reading first, then one token a step."""
+    """What a batch works on: a reading first, which gives a token, too, then one token a step."""
 
     reading: float
     tokens: int
@@ -42,7 +42,7 @@ class _Sequence:
 
 
 class ReasonServer:
-    """Continuous batching: whoever waits joins at the next step; a step lasts longer the more there are."""
+    """Continuous batching: whoever waits is read at the next step; a step lasts longer the more there are."""
 
     def __init__(self, machine: Machine, times: StageTimes) -> None:
         self._machine, self._times = machine, times
@@ -71,7 +71,7 @@ class ReasonServer:
             if not (self._waiting or self._active):
                 self._wake = self._machine.env.event()
                 yield self._wake
-            yield from self._machine.work(self._admit() + self._step())
+            yield from self._machine.work(self._step() + self._admit())
             for sequence in self._active:
                 sequence.tokens -= 1
                 if sequence.tokens <= 0:

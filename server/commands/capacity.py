@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import platform
-import random
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 from pydantic import ValidationError
 
 from engines.capacity.plan import CapacityPlan, Goal, plan
-from engines.capacity.simulation import Work, throughput
-from engines.capacity.stages import Measured, StageTimes, fit
-from engines.demo.language import ask
-from engines.demo.scenes import render_scene
+from engines.capacity.simulation import Work
+from engines.capacity.stages import StageTimes
 from engines.errors import EngineError
 from server.client import SegmentClient, SegmentFailed
+from server.measuring import LOADS, measured, overload
 
-SCENES = 50_000_000
-"""The lowest seed of the scenes that are asked about while measuring; each time others, which no cache remembers."""
-REQUESTS = 40
-FEW = 4
-MANY = 16
+FAR_OFF = 0.2
 
 
 def capacity(
@@ -46,11 +36,12 @@ def capacity(
     cores: Annotated[
         int | None, typer.Option(min=1, help="--measure: cores that all its parts share.")
     ] = None,
+    key: Annotated[str | None, typer.Option(help="--measure: the API key.", envvar="R2SM_API_KEY")] = None,
 ) -> None:
     """Plan replicas and GPUs by simulating the queues; with --measure, measure the stage times before that."""
     try:
         if measure is not None:
-            times = asyncio.run(measured(measure, cores))
+            times = asyncio.run(stage_times(measure, key, cores))
             stages.write_text(times.model_dump_json(indent=2) + "\n", encoding="utf-8")
         else:
             times = StageTimes.model_validate_json(stages.read_bytes())
@@ -80,47 +71,25 @@ def as_text(found: CapacityPlan) -> str:
     return "\n".join(lines)
 
 
-async def measured(url: str, cores: int | None) -> StageTimes:
-    """Ask a server about demo scenes, one by one and a few at once, and compare what follows with many at once.
+async def stage_times(url: str, key: str | None, cores: int | None) -> StageTimes:
+    """Measure a server, and print how far what follows for overloads is from what real ones get.
 
     Raises:
         SegmentFailed: it is away or fails.
         ValueError: it never reasoned.
     """
-    first = SCENES + random.randrange(SCENES)
-    async with SegmentClient(url) as client:
-        alone, _ = await asked(client, 1, first)
-        together, _ = await asked(client, FEW, first + REQUESTS)
-        times = fit(platform.processor() or platform.machine(), alone, together, FEW)
-        times = times.model_copy(update={"cores": cores})
-        answered, rate = await asked(client, MANY, first + 2 * REQUESTS)
-    tokens = sum(one.reasoning_tokens for one in answered) / len(answered)
-    foretold = throughput(times, Work(max(1, round(tokens))), MANY, 2000)
-    typer.echo(
-        f"{MANY} clients at once: {rate:.2f} requests/s, simulated {foretold:.2f} ({foretold / rate - 1:+.0%})"
-    )
+    async with SegmentClient(url, key=key) as client:
+        times = await measured(client, cores)
+        for clients in LOADS:
+            found = await overload(client, times, clients)
+            typer.echo(
+                f"{clients} clients at once: {found.rate:.2f} requests/s,"
+                f" simulated {found.simulated:.2f} ({found.off:+.0%})"
+            )
+            if abs(found.off) > FAR_OFF:
+                typer.echo(
+                    f"r2sm: warning: more than {FAR_OFF:.0%} off: do not plan with this. Was the server idle, and"
+                    " --cores right?",
+                    err=True,
+                )
     return times
-
-
-async def asked(client: SegmentClient, clients: int, first: int) -> tuple[list[Measured], float]:
-    """Ask about `REQUESTS` scenes from seed `first` on, so many at once: what was answered, requests a second."""
-    numbers = iter(range(first, first + REQUESTS))
-    found: list[Measured] = []
-
-    async def one_after_the_other() -> None:
-        for number in numbers:
-            image, prompt = await asyncio.to_thread(question, number)
-            response = await client.segment(image, prompt, objects=1)
-            found.append(Measured(response.timings_ms, response.usage.reasoning_tokens, len(response.masks)))
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one_after_the_other() for _ in range(clients)))
-    return found, len(found) / (time.perf_counter() - began)
-
-
-def question(seed: int) -> tuple[bytes, str]:
-    """A scene as a PNG file, and a prompt about it."""
-    scene = render_scene(seed)
-    file = io.BytesIO()
-    Image.fromarray(scene.image).save(file, "PNG")
-    return file.getvalue(), ask(scene, random.Random(seed), 1)[0].prompt

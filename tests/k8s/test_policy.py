@@ -6,9 +6,11 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 
 from server.schemas.request import MAX_TIMEOUT_MS
 from tests.k8s.overlays import (
+    ROOT,
     WORKLOADS,
     Object,
     Overlay,
@@ -100,6 +102,10 @@ def test_replicas_are_spread() -> None:
         if name_of(workload) == "r2sm-redis":
             continue
         spread = template(workload)["spec"]["topologySpreadConstraints"]
+        assert {"kubernetes.io/hostname", "topology.kubernetes.io/zone"} >= {
+            one["topologyKey"] for one in spread
+        }
+        assert spread, overlay.name
         assert all(matches(one["labelSelector"], labels_of(workload)) for one in spread), overlay.name
 
 
@@ -236,6 +242,17 @@ def test_the_ingress_waits_longer_than_the_longest_request() -> None:
         assert notes[f"{prefix}-buffering"] == "off"
 
 
+def test_a_route_waits_longer_than_the_longest_request_and_for_ever_on_a_socket() -> None:
+    route = yaml.safe_load((ROOT / "k8s/components/gateway-api/route.yaml").read_text(encoding="utf-8"))
+    waits = {
+        rule["matches"][0]["path"]["value"]: float(rule["timeouts"]["request"].removesuffix("s"))
+        for rule in route["spec"]["rules"]
+    }
+    assert waits.pop("/v1/segment/stream") == 0, "0 s is no limit"
+    assert waits
+    assert all(seconds > MAX_TIMEOUT_MS / 1000 for seconds in waits.values())
+
+
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
 def test_nothing_is_let_through_that_is_not_named(direction: str) -> None:
     for overlay in all_overlays():
@@ -260,6 +277,41 @@ def test_the_paths_of_a_request_are_open() -> None:
         for server, port in (("r2sm-reason", 8000), ("r2sm-concentrate", 8000), ("r2sm-redis", 6379)):
             assert reaches(overlay, pods["r2sm-gateway"], pods[server], port), (overlay.name, server)
         assert not reaches(overlay, pods["r2sm-reason"], pods["r2sm-redis"], 6379)
+
+
+@pytest.mark.parametrize(
+    ("label", "servers"),
+    [
+        ("r2sm.io/ingress", {"r2sm-gateway"}),
+        ("r2sm.io/monitoring", {"r2sm-gateway", "r2sm-reason", "r2sm-concentrate"}),
+    ],
+)
+def test_other_namespaces_reach_what_is_theirs_and_nothing_else(label: str, servers: set[str]) -> None:
+    for overlay in all_overlays():
+        pods = {name_of(item): labels_of(item) for item in overlay.of(*WORKLOADS)}
+        reached = {
+            name
+            for name, labels in pods.items()
+            for item in overlay.of("NetworkPolicy")
+            if matches(item["spec"]["podSelector"], labels)
+            for rule in item["spec"].get("ingress", [])
+            if {"namespaceSelector": {"matchLabels": {label: "true"}}} in rule["from"]
+            and rule["ports"] == [{"port": "http"}]
+        }
+        assert reached == servers, overlay.name
+
+
+def test_the_gateway_can_look_names_up() -> None:
+    for overlay in all_overlays():
+        gateway = labels_of(overlay.get("Deployment", "r2sm-gateway"))
+        names = [
+            rule["ports"]
+            for item in overlay.of("NetworkPolicy")
+            if matches(item["spec"]["podSelector"], gateway)
+            for rule in item["spec"].get("egress", [])
+            if any(peer.get("podSelector") == {"matchLabels": {"k8s-app": "kube-dns"}} for peer in rule["to"])
+        ]
+        assert names == [[{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]], overlay.name
 
 
 def reaches(overlay: Overlay, client: dict[str, str], server: dict[str, str], port: int) -> bool:

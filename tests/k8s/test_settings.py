@@ -126,6 +126,13 @@ def test_the_tensor_parallel_size_is_the_number_of_gpus() -> None:
             assert not gpus(container)
 
 
+def test_a_gateway_has_a_gpu_or_a_part_of_one_where_its_image_is_made_for_that() -> None:
+    for overlay in all_overlays():
+        [gateway] = containers(overlay.get("Deployment", "r2sm-gateway"))
+        made_for_it = gateway["image"].endswith("-cuda")
+        assert sum(gpus(gateway).values()) == (1 if made_for_it else 0), overlay.name
+
+
 def test_those_who_share_a_gpu_leave_some_of_it() -> None:
     shared = "nvidia.com/gpu.shared"
     for overlay in all_overlays():

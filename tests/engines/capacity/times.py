@@ -1,4 +1,4 @@
-"""Stage times that are easy to reckon with."""
+"""Stage times: some that are easy to reckon with, and those of a real machine with what it really did."""
 
 from __future__ import annotations
 
@@ -20,3 +20,22 @@ TIMES = StageTimes(
     finish_ms=5,
     max_sequences=32,
 )
+
+MEASURED = StageTimes(
+    machine="x86_64",
+    image_ms=8.25,
+    encode_ms=27.24,
+    first_token_ms=59.32,
+    step_ms=1.798,
+    step_ms_per_sequence=0.0458,
+    decide_ms=13.55,
+    warm_ms=44.77,
+    concentrate_ms=13.7,
+    decode_ms=5.31,
+    finish_ms=0.88,
+    cores=2,
+)
+"""What `r2sm capacity --measure … --cores 2` wrote of the demo bundle, whose reasoning is 62 tokens on average."""
+REASONING_TOKENS = 62
+OVERLOADS = {8: 10.66, 16: 12.28}
+"""The requests a second that it printed of the same server, by clients at once."""

@@ -9,12 +9,10 @@ from typer.testing import CliRunner
 
 from engines.capacity.stages import StageTimes
 from server.cli import app
+from server.client import SegmentClient
 from server.commands import capacity
+from server.measuring import LOADS, Overload
 from tests.engines.capacity.times import TIMES
-from tests.server.conftest import open_gateway, photo, runtime
-from tests.server.test_live import Live, live
-
-__all__ = ["live", "open_gateway", "runtime"]
 
 
 @pytest.fixture
@@ -50,18 +48,22 @@ def test_what_cannot_be_planned_is_said_in_a_line(stages: Path, options: tuple[s
     assert "Traceback" not in result.output
 
 
-async def test_a_server_is_measured(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "REQUESTS", 4)
-    monkeypatch.setattr(
-        capacity, "question", lambda seed: (photo(), "the mug")
-    )  # scenes are too large for this gateway
-    times = await capacity.measured(live.url, cores=2)
-    assert isinstance(times, StageTimes)
-    assert times.cores == 2
-    assert times.encode_ms > 0
+def test_an_overload_that_was_foretold_wrongly_is_not_passed_over(
+    stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def known(client: SegmentClient, cores: int | None) -> StageTimes:
+        return TIMES.model_copy(update={"cores": cores})
 
+    async def found(client: SegmentClient, times: StageTimes, clients: int) -> Overload:
+        return Overload(clients, 10.0, 11.0 if clients == LOADS[0] else 7.9)
 
-def test_a_scene_and_its_prompt_are_real() -> None:
-    image, prompt = capacity.question(capacity.SCENES)
-    assert image.startswith(b"\x89PNG")
-    assert len(prompt) > 3
+    monkeypatch.setattr(capacity, "measured", known)
+    monkeypatch.setattr(capacity, "overload", found)
+    result = CliRunner().invoke(
+        app, ["capacity", "--measure", "http://here", "--cores", "3", "--stages", str(stages)]
+    )
+    assert result.exit_code == 0, result.output
+    assert f"{LOADS[0]} clients at once: 10.00 requests/s, simulated 11.00 (+10%)" in result.stdout
+    assert f"{LOADS[1]} clients at once: 10.00 requests/s, simulated 7.90 (-21%)" in result.stdout
+    assert result.stderr.count("more than 20% off") == 1
+    assert StageTimes.model_validate_json(stages.read_bytes()).cores == 3
