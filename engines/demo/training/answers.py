@@ -144,13 +144,13 @@ class AnswerPacker:
         return [*wanted, *overview, *finding, *covering], weights
 
     def _recital(self, packed: Packed, scored: _Scored, query: Query) -> None:
-        """A prompt and its answer; what only a picture could tell counts nothing or is left out."""
+        """A prompt and its answer; what only a picture could tell, the list's end too, counts nothing or is left out."""
         question = self._encode(query.prompt) + self._to_answer
         reasoning, weights = self._reasoning(replace(query.account, covering=""))
         begin = len(self._encode(query.account.wanted))
         end = begin + len(self._following(query.account.overview))
         for place in range(begin, end):
-            weights[place] *= reasoning[place] in self._ends
+            weights[place] *= reasoning[place] in self._ends and place < end - 1
         tail = self._tail(query, query.mask_type)
         first = packed.add_family([*question, *reasoning, *tail])
         opened = first + len(question) - 1

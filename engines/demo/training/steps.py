@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.demo.models import SAM_SIZE
-from engines.demo.training.answers import PackedScene, VectorTarget
+from engines.demo.training.answers import DECISION_WEIGHT, PackedScene, VectorTarget
 from engines.demo.training.clicks import click
 from engines.demo.training.feed import Batch
 from engines.demo.training.learner import Learner, Towers, image_rows
@@ -66,7 +66,7 @@ def _words(learner: Learner, packed: list[PackedScene], states: Tensor) -> tuple
     targets = torch.as_tensor(np.concatenate([scene.targets for scene in packed]))
     weights = torch.as_tensor(np.concatenate([scene.weights for scene in packed]))
     logits = F.linear(states[torch.as_tensor(rows)], learner.mllm.lm_head.weight)
-    deciding = weights == weights.max()
+    deciding = weights == DECISION_WEIGHT
     right = (logits[deciding].argmax(-1) == targets[deciding]).float().mean().item()
     return word_loss(logits, targets, weights), right
 
