@@ -144,7 +144,7 @@ class AnswerPacker:
         return [*wanted, *overview, *finding, *covering], weights
 
     def _recital(self, packed: Packed, scored: _Scored, query: Query) -> None:
-        """A prompt and its answer; what only a picture could tell, the list's end too, counts nothing or is left out."""
+        """A prompt and its answer; what only a picture could tell, like the list's end, does not count."""
         question = self._encode(query.prompt) + self._to_answer
         reasoning, weights = self._reasoning(replace(query.account, covering=""))
         begin = len(self._encode(query.account.wanted))
