@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import platform
 import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from engines.capacity.simulation import Work, throughput
 from engines.capacity.stages import Measured, StageTimes, fit
 from engines.demo.language import ask
 from engines.demo.scenes import render_scene
+from engines.evaluation.datasets.demo import encode_png
 from server.client import AnyImage, SegmentClient, uploaded
 
 SCENES = 50_000_000
@@ -110,6 +108,4 @@ async def drawn(count: int) -> list[tuple[bytes, str]]:
 def question(seed: int) -> tuple[bytes, str]:
     """A scene as a PNG file, and a prompt about it."""
     scene = render_scene(seed)
-    file = io.BytesIO()
-    Image.fromarray(scene.image).save(file, "PNG")
-    return file.getvalue(), ask(scene, random.Random(seed), 1)[0].prompt
+    return encode_png(scene.image), ask(scene, random.Random(seed), 1)[0].prompt

@@ -20,7 +20,7 @@ from engines.demo.language.references import (
     Useful,
     ordered,
 )
-from engines.demo.language.sought import RANKS, SIDE_MOST, sought
+from engines.demo.language.sought import RANKS, SIDE_MOST, sought, standing
 
 MaskType = Literal["modal", "amodal"]
 Mark = Literal["wanted", "possible", "found"]
@@ -33,10 +33,6 @@ WANTED: dict[MaskType, str] = {
 """How every reasoning begins; then it says what of."""
 
 _NUMBERS = {2: "two", 3: "three"}
-_STANDS = {
-    "behind": "behind it", "in front of": "in front of it", "left of": "to the left of it",
-    "right of": "to the right of it", "above": "above it", "below": "below it", "next to": "next to it",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +115,7 @@ def _found(description: Description, targets: tuple[Thing, ...], facts: Facts) -
             return f"{_why(purpose, targets)} {_list(targets)}"
         case Related(_, relation, anchor):
             first = anchor.group.members(facts)[0]
-            return f"{placed(first)} The {target.name} is {_STANDS[relation]}, at the {target.cell}."
+            return f"{placed(first)} The {target.name} is {standing(relation)} it, at the {target.cell}."
         case Placed(group, cell):
             return f"{_survey(group, facts)} The one at the {cell} is the {target.name}.".strip()
         case Ranked(group, side, rank):

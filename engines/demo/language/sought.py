@@ -23,7 +23,6 @@ RANKS = ("first", "second", "third")
 SIDE_MOST: dict[Side, str] = {
     "left": "leftmost", "right": "rightmost", "top": "highest", "bottom": "lowest",
 }  # fmt: skip
-_STANDING: dict[Relation, str] = {"left of": "to the left of", "right of": "to the right of"}
 
 
 def sought(description: Description) -> str:
@@ -42,9 +41,14 @@ def sought(description: Description) -> str:
         case Placed(group, cell):
             return f"{article(noun(group))} at the {cell}"
         case Related(group, relation, anchor):
-            return f"{article(noun(group))} {_STANDING.get(relation, relation)} {sought(anchor)}"
+            return f"{article(noun(group))} {standing(relation)} {sought(anchor)}"
         case Useful(_, kinds, _):
             return article(any_of(kinds))
+
+
+def standing(relation: Relation) -> str:
+    """ "to the left of", "behind"."""
+    return f"to the {relation}" if relation in ("left of", "right of") else relation
 
 
 def noun(group: Group) -> str:

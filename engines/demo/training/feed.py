@@ -86,18 +86,20 @@ class SceneFeed(IterableDataset[Batch]):
             return Batch(views, samples, [], [])
         pairs = zip(scenes, views, strict=True)
         packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
-        told = scenes if self._size.recitals else []
-        return Batch(views, samples, packed, [packer.recite(self._told(scene, rng)) for scene in told])
-
-    def _told(self, scene: Scene, rng: random.Random) -> list[Query]:
-        """Twice as many of those that compare several things as there are among all prompts."""
-        queries = ask(scene, rng, 2 * self._size.recitals)
-        return sorted(queries, key=lambda query: query.form not in COMPARING)[: self._size.recitals]
+        recited = scenes if self._size.recitals else []
+        recitals = [packer.recite(told(scene, self._size.recitals, rng)) for scene in recited]
+        return Batch(views, samples, packed, recitals)
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._size.prompts)
         surveys = [survey(scene, rng)] if rng.random() < SURVEYED else []
         return packer.pack(queries, surveys, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
+
+
+def told(scene: Scene, count: int, rng: random.Random) -> list[Query]:
+    """Queries for recitals: among them twice as many that compare several things as among all."""
+    queries = ask(scene, rng, 2 * count)
+    return sorted(queries, key=lambda query: query.form not in COMPARING)[:count]
 
 
 def _longest(rng: random.Random) -> int:

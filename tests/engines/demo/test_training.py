@@ -12,9 +12,11 @@ from tokenizers import Tokenizer
 
 from engines.bundles import Bundle
 from engines.demo import ship
+from engines.demo.language import ask
+from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import train_tokenizer
 from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner
-from engines.demo.training.feed import Batch, BatchSize, Stage, open_feed
+from engines.demo.training.feed import COMPARING, Batch, BatchSize, Stage, open_feed, told
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
 
@@ -66,6 +68,15 @@ def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
     alone = next(open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=1, workers=0))
     assert (second.packed[0].ids == alone.packed[0].ids).all()
     assert (second.samples[0].pixels == alone.samples[0].pixels).all()
+
+
+def test_more_is_told_that_compares_several_things() -> None:
+    rng = random.Random(3)
+    scenes = [render_scene(seed, longest=160) for seed in range(3_000_900, 3_000_940)]
+    usual = [query.form in COMPARING for scene in scenes for query in ask(scene, rng, 10)]
+    recited = [query.form in COMPARING for scene in scenes for query in told(scene, 10, rng)]
+    assert len(recited) == len(usual)
+    assert 1.5 < sum(recited) / sum(usual) < 2.5
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
