@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
+import aiohttp
 import httpx
+from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
@@ -58,7 +60,7 @@ class VllmRole:
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS),
+            transport=AiohttpTransport(client=_connections),
             trust_env=False,
         )
 
@@ -172,6 +174,13 @@ class VllmRole:
             raise MllmUnavailable(f"the {self.name} server at {self.url}: {_words(fault)}") from fault
         except ValidationError as fault:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
+
+
+def _connections() -> aiohttp.ClientSession:
+    """As many connections as there are calls: what bounds these stands before. Reading and writing them takes aiohttp
+    a third of the CPU time that httpx's own pool takes."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
 class _RecentNames:

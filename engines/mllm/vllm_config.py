@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from engines.errors import BackendUnavailable
+from engines.mllm.compiler import compiler_works
 
 Role = Literal["reason", "concentrate"]
 Device = Literal["cpu", "cuda"]
@@ -54,6 +55,11 @@ class VllmConfig(BaseModel):
     )
     max_sequences: PositiveInt = Field(64, description="sequences a server works on at once")
     stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
+    compile: bool | None = Field(
+        None,
+        description="compile the reason server's model, for a longer first start and faster tokens; unset: on a GPU, "
+        "and on a CPU with a C++ compiler and Python's headers",
+    )
     mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
     flags: tuple[str, ...] = Field(
         (),
@@ -68,10 +74,24 @@ class VllmConfig(BaseModel):
     )
 
     def for_roles(self, servers: int, device: Device) -> VllmConfig:
-        """The same, with a GPU's memory divided among so many servers unless a share is set."""
-        if self.memory_share is not None or device == "cpu":
-            return self
-        return self.model_copy(update={"memory_share": round(GPU_SHARE / servers, 2)})
+        """The same for so many servers on this machine: a GPU's memory divided among them, compiled or not.
+
+        Raises BackendUnavailable where a CPU is to run a compiled model and nothing can compile it.
+        """
+        if device == "cpu":
+            return self.model_copy(update={"compile": self._compiled_on_cpu()})
+        share = self.memory_share or round(GPU_SHARE / servers, 2)
+        return self.model_copy(update={"memory_share": share})
+
+    def _compiled_on_cpu(self) -> bool:
+        if self.compile is None:
+            return self.tensor_parallel_size == 1 and compiler_works()
+        if self.compile and not compiler_works():
+            raise BackendUnavailable(
+                "vllm.compile: there is no C++ compiler with OpenMP and Python's headers here: "
+                "install g++ and python3-dev, or leave the setting out"
+            )
+        return self.compile
 
 
 def installed_device() -> Device:
@@ -103,6 +123,7 @@ def arguments(
         *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
         *_memory(config, device),
         *("--max-model-len", str(config.max_model_len or "auto")),
+        *(() if _compiles(config, role, device) else ("--enforce-eager",)),
         *(_on_cpu(config) if device == "cpu" else ()),
         *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
         *config.flags,
@@ -116,8 +137,8 @@ def environment(
     """The server's environment.
 
     On a CPU vLLM honours the single-process executor only without its own multiprocessing: with it, the worker
-    is one more process, which spins and doubles the CPU time of a request. torch.compile is off there because
-    one helper of the sampler would be compiled in C++ within the first request, for ten seconds.
+    is one more process, which spins and doubles the CPU time of a request. Where the model is not compiled there,
+    torch.compile is off, or one helper of the sampler would still be, within the first request, for ten seconds.
     """
     if device == "cuda":
         return {**inherited, **QUIET}
@@ -125,8 +146,9 @@ def environment(
         "OMP_NUM_THREADS": str(config.cpu_threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "KMP_BLOCKTIME": "0",
-        "TORCH_COMPILE_DISABLE": "1",
     }
+    if not _compiles(config, role, device):
+        threads["TORCH_COMPILE_DISABLE"] = "1"
     if config.tensor_parallel_size == 1:
         alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         return {**inherited, **QUIET, **threads, **alone}
@@ -142,7 +164,12 @@ def _memory(config: VllmConfig, device: Device) -> tuple[str, ...]:
 
 def _on_cpu(config: VllmConfig) -> tuple[str, ...]:
     executor = "uni" if config.tensor_parallel_size == 1 else "mp"
-    return ("--enforce-eager", "--distributed-executor-backend", executor, "--block-size", "32")
+    return ("--distributed-executor-backend", executor, "--block-size", "32")
+
+
+def _compiles(config: VllmConfig, role: Role, device: Device) -> bool:
+    """On a CPU the concentrate server, which reads and never writes, would gain nothing by it."""
+    return config.compile is not False if device == "cuda" else config.compile is True and role == "reason"
 
 
 def _to_generate(config: VllmConfig) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from engines.errors import BackendUnavailable
+from engines.mllm import vllm_config
 from engines.mllm.vllm_config import Device, Role, VllmConfig, arguments, environment, installed_device
 
 MODEL = Path("/models/demo")
@@ -76,14 +77,42 @@ def test_the_configuration_reaches_the_command_line() -> None:
     assert flags(VllmConfig())["--max-model-len"] == "auto"
 
 
-def test_a_cpu_runs_eagerly_in_one_process_with_the_threads_it_was_given() -> None:
+def test_a_cpu_runs_one_process_with_the_threads_it_was_given() -> None:
     config = VllmConfig(cpu_threads=3)
     assert flags(config)["--distributed-executor-backend"] == "uni"
-    assert "--enforce-eager" in flags(config)
     found = environment(config, "reason", "cpu", {"PATH": "/bin", "OMP_NUM_THREADS": "64"})
     assert found["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert found["TORCH_COMPILE_DISABLE"] == "1"
     assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("3", "/bin")
+
+
+def compiles(config: VllmConfig, role: Role, device: Device = "cpu") -> bool:
+    """What the command line says of it; on a CPU the environment must say the same."""
+    asked = "--enforce-eager" not in flags(config, role, device)
+    allowed = "TORCH_COMPILE_DISABLE" not in environment(config, role, device, {})
+    assert device == "cuda" or asked == allowed
+    return asked
+
+
+def test_a_cpu_compiles_the_model_that_writes_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    for works in (True, False):
+        monkeypatch.setattr(vllm_config, "compiler_works", lambda works=works: works)
+        config = VllmConfig().for_roles(2, "cpu")
+        assert compiles(config, "reason") == works
+        assert not compiles(config, "concentrate")
+        assert not compiles(VllmConfig(compile=False).for_roles(2, "cpu"), "reason")
+        assert not compiles(VllmConfig(tensor_parallel_size=2).for_roles(2, "cpu"), "reason")
+
+
+def test_a_model_that_cannot_be_compiled_though_it_should_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_config, "compiler_works", lambda: False)
+    with pytest.raises(BackendUnavailable, match=r"vllm\.compile: .*install g\+\+"):
+        VllmConfig(compile=True).for_roles(2, "cpu")
+
+
+def test_a_gpu_compiles_unless_told_not_to() -> None:
+    for role in ("reason", "concentrate"):
+        assert compiles(VllmConfig().for_roles(2, "cuda"), role, "cuda")
+        assert not compiles(VllmConfig(compile=False).for_roles(2, "cuda"), role, "cuda")
 
 
 def test_tensor_parallel_ranks_on_a_cpu_get_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

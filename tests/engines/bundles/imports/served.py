@@ -60,7 +60,7 @@ async def serve(
     Each server's language model is spread over so many processes. The KV cache holds less than the longest sequence
     that EGM's configuration allows.
     """
-    config = VllmConfig(kv_cache_gib=0.05, tensor_parallel_size=processes)
+    config = VllmConfig(compile=False, kv_cache_gib=0.05, tensor_parallel_size=processes)
     async with AsyncExitStack() as stack:
         servers = VllmServers(config, bundle.mllm_path, folder, bundle.roles, bundle.pooled)
         await stack.enter_async_context(servers)

@@ -74,7 +74,7 @@ async def test_a_request_ends_in_a_mask(bundle: Bundle, system: str, tmp_path: P
         port=0,
         vision="torch",
         log_dir=tmp_path / "logs",
-        vllm=VllmConfig(kv_cache_gib=0.1, mm_cache_gib=0.01),
+        vllm=VllmConfig(compile=False, kv_cache_gib=0.1, mm_cache_gib=0.01),
     )
     async with run_gateway(settings) as gateway, SegmentClient(gateway.url) as client:
         assert gateway.servers is not None
