@@ -1,4 +1,4 @@
-"""The image as the language model gets it: resized here exactly as its own processor would, then a PNG."""
+"""The image as the language model gets it: resized here exactly as its own processor would, then a BMP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ class MllmImageConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class MllmImage:
-    """One image, ready to be sent: `digest` names it to vLLM, `data_url` is a PNG; sizes in pixels."""
+    """One image, ready to be sent: `digest` names it to vLLM, `data_url` is a BMP; sizes in pixels.
+
+    A BMP is three times as long as a PNG, and is written and read, by two servers, in a tenth of the time.
+    """
 
     digest: str
     data_url: str = field(repr=False)
@@ -110,6 +113,6 @@ def prepare_image(image: Image.Image, digest: str, config: MllmImageConfig) -> M
     if resized.size != (width, height):
         resized = resized.resize((width, height), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    resized.save(buffer, format="PNG", compress_level=1)
+    resized.save(buffer, format="BMP")
     encoded = base64.b64encode(buffer.getbuffer()).decode("ascii")
-    return MllmImage(digest, f"data:image/png;base64,{encoded}", width, height)
+    return MllmImage(digest, f"data:image/bmp;base64,{encoded}", width, height)

@@ -32,7 +32,7 @@ NAMES = (
     "<|image_pad|>",
 )
 TOKENS = SpecialTokens({name: number for number, name in enumerate(NAMES)})
-IMAGE = MllmImage("sha256:a", "data:image/png;base64,AAAA", 28, 28)
+IMAGE = MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 28, 28)
 SECONDS = 5.0
 
 

@@ -31,7 +31,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def sent(image: MllmImage) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(image.data_url.removeprefix("data:image/png;base64,"))))
+    return Image.open(io.BytesIO(base64.b64decode(image.data_url.removeprefix("data:image/bmp;base64,"))))
 
 
 def processed(

@@ -60,7 +60,7 @@ class Traffic:
     async def sent(self, request: httpx.Request) -> None:
         body = json.loads(request.content)
         assert '"uuid"' in request.content.decode()
-        self.copies.append(json.dumps(body["messages"]).count("data:image/png;base64,"))
+        self.copies.append(json.dumps(body["messages"]).count("data:image/bmp;base64,"))
 
     async def answered(self, response: httpx.Response) -> None:
         self.statuses.append(response.status_code)

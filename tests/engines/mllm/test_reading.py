@@ -22,7 +22,7 @@ FORM = ReadingFormat(most=4)
 WORDS = ("system", "You", "are", "a", "helpful", "assistant", ".", "user", "the", "red", "mug", "(", ")")
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 PLAIN = ("<tool_call>", "<video_here>")
-IMAGE = MllmImage("sha256:a", "data:image/png;base64,AAAA", 56, 84)  # 2 × 3 tokens
+IMAGE = MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 56, 84)  # 2 × 3 tokens
 LENGTH = (
     9 + 1 + 1 + 1 + 6 + 1 + 3 + 1
 )  # system's turn, then user's: beginning, name, <vision_start>, image, …
