@@ -7,7 +7,7 @@ states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short
 least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
 0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
 does for the decision; so these two ways, and *undecided* that they are compared with, do not ask: they only reason and
-take one modal object for granted.
+take one modal object for granted. *eager*: the reason server with its model uncompiled, and the second server.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -51,8 +51,8 @@ from server.settings import DEMO_BUNDLE
 FIRST_SCENE = 90_000_000
 WARM_UP = 2
 STOCK = "stock"
-FURTHER = ("states", "ngram")
-BASES = dict.fromkeys(FURTHER, "undecided")
+FURTHER = ("states", "ngram", "eager")
+BASES = dict.fromkeys(("states", "ngram"), "undecided")
 """What a way is compared with, if not with the stock servers."""
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 HERE = "here"
@@ -157,11 +157,12 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
             STOCK: (PlainScript, stock.reason_url),
             TapScript.name: (TapScript, stock.reason_url),
         }
-        if further:
+        if BASES.keys() & further:
             asked[UndecidedScript.name] = (UndecidedScript, stock.reason_url)
+        scripts = {"states": StatesScript, "ngram": UndecidedScript, "eager": PlainScript}
         for name in further:
             started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
-            asked[name] = (StatesScript if name == StatesScript.name else UndecidedScript, started)
+            asked[name] = (scripts[name], started)
         ways = {}
         for name, (kind, url) in asked.items():
             script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
@@ -172,9 +173,10 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
 
 @asynccontextmanager
 async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
-    """The URL of a reason server that speculates. The launcher would not have it: see above."""
-    config = VllmConfig(reason_flags=further_flags(name, model))
+    """The URL of a reason server that speculates, which the launcher would not have (see above), or runs uncompiled."""
     port, device = free_port(), installed_device()
+    config = VllmConfig(reason_flags=further_flags(name, model), compile=False if name == "eager" else None)
+    config = config.for_roles(1, device)
     command = [sys.executable, *arguments(config, "reason", device, model, port)]
     surroundings = environment(config, "reason", device, os.environ)
     async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
@@ -183,6 +185,8 @@ async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[st
 
 def further_flags(name: str, model: Path) -> tuple[str, ...]:
     """What makes vLLM guess n-grams, or extract the last layer's hidden states for a connector that drops them."""
+    if name == "eager":
+        return ()
     if name == "ngram":
         return ("--speculative-config", json.dumps(NGRAM))
     last = json.loads((model / "config.json").read_bytes())["text_config"]["num_hidden_layers"]
