@@ -27,6 +27,7 @@ from engines.mllm.vllm_config import (
     arguments,
     environment,
     installed_device,
+    yielding,
 )
 from engines.mllm.warm_up import warm_up
 
@@ -187,7 +188,11 @@ class VllmServers:
         def server(role: Role) -> VllmServer:
             port = ports[role]
             command = Command(
-                [sys.executable, *arguments(config, role, device, model, port, pooled)],
+                [
+                    *yielding(role, device),
+                    sys.executable,
+                    *arguments(config, role, device, model, port, pooled),
+                ],
                 environment(config, role, device, os.environ),
             )
             file = log_dir / f"vllm-{role}.log" if log_dir is not None else None

@@ -29,6 +29,7 @@ QUIET = {
 """Nothing goes to the network: the model is a directory."""
 
 
+NICENESS = 10
 GPU_SHARE = 0.9
 """Of a GPU's memory, for all servers together; the vision engine has the rest."""
 
@@ -129,6 +130,14 @@ def arguments(
         *config.flags,
         *(config.reason_flags if role == "reason" else ()),
     ]
+
+
+def yielding(role: Role, device: Device) -> list[str]:
+    """What stands before the command line.
+
+    On a CPU the concentrate server gives way to the reason server: what it reads meanwhile is wanted only afterwards.
+    """
+    return ["nice", "-n", str(NICENESS)] if (role, device) == ("concentrate", "cpu") else []
 
 
 def environment(

@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from engines.errors import BackendUnavailable
 from engines.mllm import vllm_config
-from engines.mllm.vllm_config import Device, Role, VllmConfig, arguments, environment, installed_device
+from engines.mllm.vllm_config import (
+    Device,
+    Role,
+    VllmConfig,
+    arguments,
+    environment,
+    installed_device,
+    yielding,
+)
 
 MODEL = Path("/models/demo")
 
@@ -107,6 +115,11 @@ def test_a_model_that_cannot_be_compiled_though_it_should_is_refused(monkeypatch
     monkeypatch.setattr(vllm_config, "compiler_works", lambda: False)
     with pytest.raises(BackendUnavailable, match=r"vllm\.compile: .*install g\+\+"):
         VllmConfig(compile=True).for_roles(2, "cpu")
+
+
+def test_on_a_cpu_the_concentrate_server_gives_way() -> None:
+    assert yielding("concentrate", "cpu") == ["nice", "-n", "10"]
+    assert yielding("reason", "cpu") == yielding("concentrate", "cuda") == []
 
 
 def test_a_gpu_compiles_unless_told_not_to() -> None:
