@@ -29,6 +29,6 @@ async def test_an_overload_is_refused_and_told_of(
     assert total["rounds"] == 1
     assert {"200", "503"} <= set(found["outcomes"]) <= soak.EXPECTED
     assert found["asked"] > 2 * found["best"] > 0
-    for phase in ("best", "overloaded"):
+    for phase in ("best", "overloaded", "again"):
         assert set(found["cores"][phase]) == {"clients", "gateway", "vllm"}
         assert found["cores"][phase]["gateway"] > 0
