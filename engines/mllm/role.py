@@ -29,6 +29,8 @@ DROPPED = frozenset({400, 500, 503})
 MISLAID = frozenset({503})
 """How its engine fails that never got an image its front end remembers: an earlier request was broken off between."""
 LAST_LINE = "data: [DONE]"
+FAULTS = (httpx.HTTPError, aiohttp.ClientError)
+"""What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
 LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
 """What vLLM names when a request does not fit into the model's context."""
 
@@ -115,7 +117,7 @@ class VllmRole:
         """Ask the server whether it is well; never raises."""
         try:
             response = await self._client.get("/health", timeout=HEALTH_SECONDS)
-        except httpx.HTTPError as fault:
+        except FAULTS as fault:
             return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}")
         if response.is_success:
             return RoleHealth(self.name, True)
@@ -170,7 +172,7 @@ class VllmRole:
                 yield
         except TimeoutError as fault:
             raise DeadlineExceeded(f"the {self.name} server did not answer in time") from fault
-        except httpx.HTTPError as fault:
+        except FAULTS as fault:
             raise MllmUnavailable(f"the {self.name} server at {self.url}: {_words(fault)}") from fault
         except ValidationError as fault:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
@@ -179,7 +181,8 @@ class VllmRole:
 def _connections() -> aiohttp.ClientSession:
     """As many connections as there are calls: what bounds these stands before. Reading and writing them takes aiohttp
     a third of the CPU time that httpx's own pool takes."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+    trusted = httpx.create_ssl_context(trust_env=False)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=trusted)
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
 
@@ -203,5 +206,5 @@ class _RecentNames:
         self._names.pop(name, None)
 
 
-def _words(fault: httpx.HTTPError) -> str:
-    return str(fault) or type(fault).__name__
+def _words(fault: Exception) -> str:
+    return " ".join(str(fault).split()) or type(fault).__name__

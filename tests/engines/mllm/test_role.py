@@ -117,3 +117,27 @@ async def test_states_that_are_none_are_the_servers_fault(states: tuple[bytes, .
         with pytest.raises(MllmUnavailable, match="does not talk like vLLM"):
             await role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
         await role.aclose()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"SSH-2.0-no web server\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["another protocol", "an endless header", "chunks without lengths"],
+)
+async def test_a_server_that_speaks_no_http_is_unavailable(junk: bytes) -> None:
+    async def reply(exchange: Exchange) -> None:
+        exchange.writer.write(junk)
+        await exchange.writer.drain()
+
+    async with scripted_server(reply) as server:
+        role = VllmRole("reason", server.url)
+        with pytest.raises(MllmUnavailable, match="the reason server at"):
+            await role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
+        with pytest.raises(MllmUnavailable, match="the reason server at"):
+            await text(role)
+        assert not (await role.health()).healthy
+        await role.aclose()
