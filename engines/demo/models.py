@@ -18,7 +18,7 @@ ROPE_THETA, ROPE_SECTIONS = 1000.0, (2, 5, 25)
 """M-RoPE's frequencies for time, rows and columns, in radians a token, from the fastest to the slowest.
 
 Chosen so that both are there: frequencies that tell apart the eleven rows (0.65 to 0.27) and columns (0.22 down) of a
-demo image, and slow ones (half are below 0.03), by which a word finds the same word sixty tokens back.
+demo image, and slow ones (nearly half are below 0.03), by which a word finds the same word sixty tokens back.
 """
 
 

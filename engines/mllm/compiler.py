@@ -16,18 +16,17 @@ SECONDS = 60.0
 @functools.cache
 def compiler_works() -> bool:
     """Compile a few lines as torch would, with ``$CXX`` or ``g++``, once in a process; False if that fails."""
-    headers = sysconfig.get_path("include")
-    with TemporaryDirectory() as folder:
-        source = Path(folder, "probe.cpp")
-        source.write_text(SOURCE)
-        command = [os.environ.get("CXX", "g++"), "-fopenmp", "-shared", "-fPIC", f"-I{headers}", str(source)]
-        try:
+    command = [os.environ.get("CXX", "g++"), "-fopenmp", "-shared", "-fPIC"]
+    try:
+        with TemporaryDirectory() as folder:
+            source = Path(folder, "probe.cpp")
+            source.write_text(SOURCE)
             done = subprocess.run(
-                [*command, "-o", str(Path(folder, "probe.so"))],
+                [*command, f"-I{sysconfig.get_path('include')}", str(source), "-o", f"{folder}/probe.so"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=SECONDS,
             )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
+    except (OSError, subprocess.TimeoutExpired):
+        return False
     return done.returncode == 0

@@ -41,7 +41,7 @@ POLL_SECONDS = 0.25
 WARM_UP_SECONDS = 180.0
 COMPILED = {
     True: "a compiled model: its first start takes longer",
-    False: "its model uncompiled: with g++ and Python's headers tokens would take two thirds of the time",
+    False: "its model uncompiled: R2SM_VLLM__COMPILE says when it is compiled",
 }
 
 
@@ -175,7 +175,9 @@ class VllmServers:
         roles: Sequence[Role] = ("reason", "concentrate"),
         pooled: Pooled = "last",
     ) -> None:
-        """`pooled` is whose state a concentrate server gives. Raises BackendUnavailable if vLLM is not installed."""
+        """`pooled` is whose state a concentrate server gives. Raises BackendUnavailable if vLLM is not installed, or if
+        nothing can compile a model that should be compiled.
+        """
         device = installed_device()
         config = config.for_roles(len(roles), device)
         if device == "cpu" and "reason" in roles:

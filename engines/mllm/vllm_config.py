@@ -58,8 +58,8 @@ class VllmConfig(BaseModel):
     stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
     compile: bool | None = Field(
         None,
-        description="compile the reason server's model, for a longer first start and faster tokens; unset: on a GPU, "
-        "and on a CPU with a C++ compiler and Python's headers",
+        description="compile the model, on a CPU the reason server's alone: longer starts, faster tokens; unset: on a "
+        "GPU, and on a CPU with g++, Python's headers and no tensor parallelism",
     )
     mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
     flags: tuple[str, ...] = Field(

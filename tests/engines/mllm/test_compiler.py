@@ -30,6 +30,13 @@ def test_a_missing_one_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert not compiler_works()
 
 
+def test_a_machine_without_room_for_the_probe_compiles_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert not compiler_works()
+
+
 def test_headers_that_are_missing_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("engines.mllm.compiler.sysconfig.get_path", lambda _: str(tmp_path))
     assert not compiler_works()
