@@ -32,7 +32,7 @@ from engines.finishing import DecodedMask, Finisher
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm, Vectors
-from engines.mllm.results import Decision, ReasoningEnd
+from engines.mllm.results import Decision, ReasoningEnd, Written
 from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
@@ -163,8 +163,8 @@ class Pipeline:
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
             reasoned = await self._reason(ticket, image, drafter)
-            foreseeing = group.create_task(self._foresee(ticket, image, reasoned.text, warming))
-            decision = await self._decide(ticket, image, reasoned.text)
+            foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
+            decision = await self._decide(ticket, image, reasoned, warming)
             masks: list[MaskReady] = []
             if decision.objects == 0:
                 encoding.cancel()
@@ -268,16 +268,25 @@ class Pipeline:
                     drafter.hear(text, item.tokens)
         raise MllmUnavailable("the reasoning broke off")
 
-    async def _decide(self, ticket: Ticket, image: PreparedImage, reasoning: str) -> Decision:
+    async def _decide(
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        reasoned: ReasoningEnd,
+        warming: asyncio.Task[dict[MaskType, Vectors] | None],
+    ) -> Decision:
         """The mask type and the number of objects; with ``both`` the model is still asked which one is meant."""
         request = ticket.request
+        if reasoned.written is not None:
+            await asyncio.shield(warming)  # its probability comes from the server that is being warmed
         with ticket.watch.stage("decide"):
             decision = await self._mllm.decide(
                 image.mllm,
                 request.prompt,
-                reasoning,
+                reasoned.text,
                 mask_type=request.forced_type,
                 objects=request.objects,
+                written=reasoned.written,
                 timeout=ticket.deadline.left(),
             )
         source: DecisionSource = decision.source if request.forced_type is None else "request"
@@ -290,23 +299,33 @@ class Pipeline:
         self,
         ticket: Ticket,
         image: PreparedImage,
-        reasoning: str,
+        reasoned: ReasoningEnd,
         warming: asyncio.Task[dict[MaskType, Vectors] | None],
     ) -> dict[MaskType, Vectors] | None:
-        """The vectors that either decision would lead to, while the model still decides.
-
-        The server that gives them has nothing else to do then; in company it has, and there are none.
-        """
-        request, tokens = ticket.request, self._answer.tokens
-        if request.forced_type is not None or tokens.modal is None or not self._idle():
+        """The vectors that the decision will lead to, while its probability is still asked for."""
+        types, objects = self._foreseeable(ticket.request, reasoned.written)
+        if not (types and objects):
             return None
         await asyncio.shield(warming)
         try:
             with ticket.watch.stage("foresee"):
-                types: tuple[MaskType, ...] = ("modal", "amodal")
-                return await self._vectors(ticket, image, reasoning, types, request.likely_objects)
+                return await self._vectors(ticket, image, reasoned.text, types, objects)
         except MllmUnavailable:
-            return None  # they are asked for again, once it is known which
+            return None  # they are asked for again, once the decision is known
+
+    def _foreseeable(
+        self, request: SegmentRequest, written: Written | None
+    ) -> tuple[tuple[MaskType, ...], int]:
+        """The mask types, and how many objects of each, that will probably be wanted; none where nothing is decided.
+
+        They follow from what the model has written. Before it decides they are either type, of the one object that most
+        prompts mean; but not in company: the server that gives vectors has others to read for then.
+        """
+        if request.forced_type is not None or self._answer.tokens.modal is None:
+            return (), 0
+        if written is not None:
+            return request.types(written.mask_type), written.objects and (request.objects or written.objects)
+        return (("modal", "amodal"), request.likely_objects) if self._idle() else ((), 0)
 
     async def _concentrate(
         self,
@@ -320,8 +339,8 @@ class Pipeline:
         request = ticket.request
         types = request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
-            foreseen = await foreseeing
-            if foreseen is not None and decision.objects == request.likely_objects:
+            foreseen = await foreseeing or {}
+            if all(kind in foreseen and len(foreseen[kind]) == decision.objects for kind in types):
                 return {kind: foreseen[kind] for kind in types}
             return await self._vectors(ticket, image, reasoning, types, decision.objects)
 

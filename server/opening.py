@@ -13,6 +13,7 @@ from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import Role
+from engines.mllm.written import DecisionHead
 from engines.vision.runtimes import open_runtime
 from server.services import Engines
 from server.settings import Settings
@@ -67,6 +68,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
             urls.get("reason", ()),
             urls.get("concentrate", ()),
             reader=bundle.reader,
+            head=await asyncio.to_thread(DecisionHead.load, bundle.mllm_path, bundle.answer.tokens, tokens),
             observer=observer,
         )
         mllm = await stack.enter_async_context(client)

@@ -17,7 +17,7 @@ from engines.errors import MllmUnavailable, VisionFailed
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates
+from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates, Written
 from engines.vision.buckets import Buckets
 from engines.vision.config import (
     AdapterConfig,
@@ -77,12 +77,14 @@ def tiny_vision(path: Path) -> TorchRuntime:
 class ScriptedMllm:
     """In the language model's place: says `words`, decides as it is told, fails or hangs where it is told.
 
-    `prompt_count` objects are what it finds when it is asked; `failing` and `hanging` name its methods.
+    `prompt_count` objects are what it finds when it is asked; `written` is what it writes behind its words; `failing`
+    and `hanging` name its methods.
     """
 
     words: tuple[str, ...] = ("The mug ", "is behind ", "the box.")
     p_modal: float = 0.1
     prompt_count: int = 1
+    written: Written | None = None
     failing: set[str] = field(default_factory=set)
     failing_prompts: set[str] = field(default_factory=set)
     hanging: set[str] = field(default_factory=set)
@@ -127,7 +129,8 @@ class ScriptedMllm:
             if "reason" in self.hanging:
                 self.reached.set()
                 await asyncio.Event().wait()
-            yield ReasoningEnd("".join(words), 20, len(words), closed=len(words) == len(self.words))
+            closed = len(words) == len(self.words)
+            yield ReasoningEnd("".join(words), 20, len(words), closed, self.written if closed else None)
         finally:
             self.running -= 1
 
@@ -139,6 +142,7 @@ class ScriptedMllm:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         async with self._call("decide"):

@@ -16,6 +16,7 @@ from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImageConfig
 from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import VllmConfig
+from engines.mllm.written import DecisionHead
 from tests.tiny_model import IMAGE, build_tiny_model
 
 START_SECONDS = 240.0
@@ -42,7 +43,8 @@ class ServedModel:
     def client(self) -> MllmClient:
         """A new client of both servers; use it as an async context manager."""
         tokens = SpecialTokens.load(self.path)
-        return MllmClient(self.answer, tokens, (self.reason_url,), (self.concentrate_url,))
+        head = DecisionHead.load(self.path, self.answer.tokens, tokens)
+        return MllmClient(self.answer, tokens, (self.reason_url,), (self.concentrate_url,), head=head)
 
 
 def demo_bundle() -> Path | None:

@@ -54,7 +54,7 @@ def gateway_times(times: StageTimes, work: Work, rate: float, requests: int, see
 
 
 def reason_times(times: StageTimes, work: Work, rate: float, requests: int, seed: int) -> Seconds:
-    """Seconds [N, 1] that requests spend at one reason server: reasoning and decision."""
+    """Seconds [N, 1] that requests spend at one reason server."""
 
     def visits(machine: Machine) -> Callable[[], Visit]:
         server = ReasonServer(machine, times)
@@ -62,7 +62,6 @@ def reason_times(times: StageTimes, work: Work, rate: float, requests: int, seed
         def visit() -> Visit:
             began = machine.env.now
             yield server.reason(work.reasoning_tokens)
-            yield server.decide()
             return (machine.env.now - began,)
 
         return visit
@@ -71,7 +70,7 @@ def reason_times(times: StageTimes, work: Work, rate: float, requests: int, seed
 
 
 def concentrate_times(times: StageTimes, work: Work, rate: float, requests: int, seed: int) -> Seconds:
-    """Seconds [N, 1] that requests wait for their vectors at one concentrate server, which also reads ahead."""
+    """Seconds [N, 1] that requests wait for decision and vectors at one concentrate server, which also reads ahead."""
 
     def visits(machine: Machine) -> Callable[[], Visit]:
         server = ConcentrateServer(machine, times)
@@ -100,7 +99,6 @@ def throughput(times: StageTimes, work: Work, clients: int, requests: int) -> fl
             yield from gateway.read()
             beside = env.process(gateway.encode()), env.process(concentrate.warm())
             yield reason.reason(work.reasoning_tokens)
-            yield reason.decide()
             yield env.all_of(beside)
             yield from concentrate.concentrate(work.objects)
             yield from gateway.masks(work.objects)

@@ -13,10 +13,10 @@ class StageTimes(BaseModel):
     """Milliseconds of each stage for one request that is alone on its servers.
 
     `step_ms` is one decoding step of the reason server with one sequence, `step_ms_per_sequence` what every other
-    one in the batch adds. `first_token_ms` and `decide_ms` are readings that hold up the batch; `warm_ms` is the
-    concentrate server's reading of image and prompt, `concentrate_ms` that of the answer. The `_object_ms` are for
-    every object after the first. `cores`: the CPU cores that all parts share on one machine, where a stage is so much
-    work for one core; None where each part has its own.
+    one in the batch adds. `first_token_ms` is a reading that holds up the batch; `warm_ms` is the concentrate server's
+    reading of image and prompt, `concentrate_ms` that of the answer, `decide_ms` what the decision's probability adds
+    to it. The `_object_ms` are for every object after the first. `cores`: the CPU cores that all parts share on one
+    machine, where a stage is so much work for one core; None where each part has its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,8 +56,8 @@ def fit(
 ) -> StageTimes:
     """Stage times from requests that were asked one by one, and from groups whose requests set out together.
 
-    `alone` are whole requests. `told` were told the mask's type, so that no vectors were foreseen beside a decision,
-    and their pictures had been encoded before; so had those of `company`, of which the language model remembered its
+    `alone` are whole requests. `told` were told the mask's type, so that their vectors came beside no decision, and
+    their pictures had been encoded before; so had those of `company`, of which the language model remembered its
     readings, too. Raises ValueError without requests of each kind that reasoned and found something.
     """
     alone, told = _useful(alone), _useful(told)
@@ -69,6 +69,8 @@ def fit(
         return median(one.timings_ms.get(stage, 0.0) for one in requests)
 
     step = median(map(_step, told))
+    concentrate = typical("concentrate", told)
+    decided = median(one.timings_ms["decide"] + one.timings_ms["concentrate"] for one in alone)
     return StageTimes(
         machine=machine,
         image_ms=typical("image", alone),
@@ -78,9 +80,9 @@ def fit(
         ),
         step_ms=step,
         step_ms_per_sequence=max(median(_slower(group, step) for group in groups), 0.0),
-        decide_ms=typical("decide", alone),
+        decide_ms=max(decided - concentrate, 0.0),
         warm_ms=typical("warm", told),
-        concentrate_ms=typical("concentrate", told),
+        concentrate_ms=concentrate,
         decode_ms=typical("decode", told),
         finish_ms=typical("finish", told),
     )

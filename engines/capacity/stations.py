@@ -53,14 +53,7 @@ class ReasonServer:
 
     def reason(self, tokens: int) -> Event:
         """Read the prompt and write so many tokens."""
-        return self._submit(self._times.first_token_ms * MS, tokens)
-
-    def decide(self) -> Event:
-        """The short call after the reasoning."""
-        return self._submit(self._times.decide_ms * MS, 0)
-
-    def _submit(self, reading: float, tokens: int) -> Event:
-        sequence = _Sequence(reading, tokens, self._machine.env.event())
+        sequence = _Sequence(self._times.first_token_ms * MS, tokens, self._machine.env.event())
         self._waiting.append(sequence)
         if not self._wake.triggered:
             self._wake.succeed()
@@ -105,8 +98,10 @@ class ConcentrateServer:
         yield from self._read(self._times.warm_ms)
 
     def concentrate(self, objects: int) -> Steps:
-        """The vectors of so many objects."""
-        yield from self._read(self._times.concentrate_ms + self._times.concentrate_object_ms * (objects - 1))
+        """The decision's probability and the vectors of so many objects."""
+        times = self._times
+        others = times.concentrate_object_ms * (objects - 1)
+        yield from self._read(times.decide_ms + times.concentrate_ms + others)
 
     def _read(self, milliseconds: float) -> Steps:
         with self._turn.request() as turn:

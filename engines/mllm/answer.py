@@ -45,6 +45,11 @@ class AnswerTokens(BaseModel):
         """The two decision tokens, the modal one first."""
         return self.decision("modal"), self.decision("amodal")
 
+    def within(self) -> frozenset[str]:
+        """The tokens that are followed by more of the answer."""
+        tokens = (self.think_close, self.modal, self.amodal, self.reference, self.no_object)
+        return frozenset(token for token in tokens if token is not None)
+
     def required(self) -> tuple[str, ...]:
         """The tokens the tokenizer must know as single tokens."""
         tokens = (self.reference, self.end, self.modal, self.amodal, self.no_object)

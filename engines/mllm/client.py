@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, 
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.reading import TextReader
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates
+from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates, Written
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
 from engines.mllm.wire import (
@@ -32,6 +33,7 @@ from engines.mllm.wire import (
     ReadingAnswer,
     Usage,
 )
+from engines.mllm.written import DecisionHead, WrittenAnswer
 from engines.observers import MllmObserver
 
 
@@ -51,11 +53,13 @@ class MllmClient:
         concentrate_urls: tuple[str, ...] = (),
         *,
         reader: TextReader | None = None,
+        head: DecisionHead | None = None,
         limits: RoutingLimits | None = None,
         observer: MllmObserver | None = None,
     ) -> None:
         """At least one URL for each role that the model has: boxes need no concentrate server, and one that only
-        reads, with `reader` for its tokens, no reason server.
+        reads, with `reader` for its tokens, no reason server. With `head` the model writes its answer behind the
+        reasoning, and the decision's probability comes from the concentrate server's state at that place.
 
         Raises BundleError if the tokenizer lacks a token of the answer.
         """
@@ -64,6 +68,8 @@ class MllmClient:
         self._answer = answer
         self._tokens = tokens
         self._reader = reader
+        self._head = head
+        self._ending = WrittenAnswer(answer.tokens) if head and answer.counts_at_once else None
         self._by_role = {
             name: RoutedRole(name, urls, limits, observer)
             for name, urls in (("reason", reason_urls), ("concentrate", concentrate_urls))
@@ -100,7 +106,8 @@ class MllmClient:
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd]:
         """Stream the reasoning, at most `budget` tokens of it; the last item is a ReasoningEnd.
 
-        `objects` is how many are asked for, where that is known. A budget of 0 ends at once, without a call. Closing
+        A model that ends within them goes on to its answer, if that can be read. `objects` is how many are asked for,
+        where that is known. A budget of 0 ends at once, without a call. Closing
         the generator, or cancelling the task that iterates it, aborts the request in vLLM.
         """
         if budget == 0:
@@ -116,12 +123,14 @@ class MllmClient:
             async for chunk in chunks:
                 usage, finished = chunk.usage or usage, finished or chunk.finished
                 if text := parser.feed(chunk.text):
-                    yield ReasoningDelta(text, usage.completion_tokens)
-                if parser.done and not finished:
+                    yield ReasoningDelta(text, usage.completion_tokens - parser.tail_tokens)
+                if parser.done and not finished and not self._goes_on(parser):
                     break
         if text := parser.finish():
             yield ReasoningDelta(text, usage.completion_tokens)
-        yield ReasoningEnd(parser.text, usage.prompt_tokens, usage.completion_tokens, parser.closed)
+        written = self._ending.read(parser.tail) if self._ending and parser.closed else None
+        tokens = usage.completion_tokens - parser.tail_tokens
+        yield ReasoningEnd(parser.text, usage.prompt_tokens, tokens, parser.closed, written)
 
     async def decide(
         self,
@@ -131,18 +140,23 @@ class MllmClient:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
 
-        The probabilities are the model's own at that very position. A model without decision tokens is asked for
-        one of two words instead. Raises InvalidInput if a model that does
-        not decide is asked to.
+        Nor is what the model has `written` itself. The probabilities are its own at that very position. A model
+        without decision tokens is asked for one of two words instead. Raises InvalidInput if a model that does not
+        decide is asked to.
         """
         if mask_type is None and not self._answer.decides:
             raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         deadline = _deadline(timeout)
         reasoning = self._tokens.escape(reasoning)
+        if written and (
+            known := await self._read_off(image, prompt, reasoning, written, mask_type, deadline)
+        ):
+            return known if objects is None else replace(known, objects=objects)
         usage = Usage()
         source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
@@ -238,6 +252,33 @@ class MllmClient:
             raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
         return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
 
+    async def _read_off(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        written: Written,
+        mask_type: MaskType | None,
+        deadline: float,
+    ) -> Decision | None:
+        """The decision that the model has written, with its probability; None where it is not the one wanted.
+
+        At even odds the two servers can round to different sides: then there is none either.
+        """
+        if mask_type is not None:
+            modal = 1.0 if mask_type == "modal" else 0.0
+        else:
+            assert self._head is not None, "without its head no answer is read"
+            request = Pooling((self._prefill(image, prompt, self._answer.closed(reasoning)),))
+            answer = await self._concentrate.call(request, PoolingAnswer, deadline)
+            modal = self._head.p_modal(answer.vectors()[0])
+        decision = Decision(modal, 1.0 - modal, written.objects)
+        return decision if decision.mask_type == written.mask_type else None
+
+    def _goes_on(self, parser: AnswerParser) -> bool:
+        """Whether what follows the reasoning may still become an answer."""
+        return self._ending is not None and parser.closed and len(parser.tail) <= self._ending.longest
+
     def _roles(self) -> tuple[RoutedRole, ...]:
         return tuple(self._by_role.values())
 
@@ -270,14 +311,15 @@ class MllmClient:
         return await self._reason.call(request, ChatAnswer, deadline)
 
     def _reasoning_options(self, budget: int) -> dict[str, object]:
-        """Any special token ends the reasoning, so a model that forgets to close it cannot run on."""
+        """Any special token that has no place in an answer ends it, so a model cannot run on."""
         close = self._answer.tokens.think_close
+        ends = self._tokens.ids.keys() - (self._answer.tokens.within() if self._ending else set())
         return {
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "max_completion_tokens": budget,
-            "stop_token_ids": list(self._tokens.ids.values()),
-            "stop": [] if close in self._tokens.ids else [close],
+            "stop_token_ids": sorted(self._tokens.ids[token] for token in ends),
+            "stop": [] if close in self._tokens.ids or self._ending else [close],
             "include_stop_str_in_output": True,
         }
 

@@ -93,19 +93,28 @@ class AnswerParser:
         """The end was seen; whatever follows is no reasoning."""
         self.closed = False
         """The end was `close`."""
+        self.tail = ""
+        """What follows the end."""
 
     @property
     def text(self) -> str:
         """The reasoning so far, without what is held back."""
         return "".join(self._pieces)
 
+    @property
+    def tail_tokens(self) -> int:
+        """How many special tokens follow the end."""
+        return len(self._pattern.findall(self.tail))
+
     def feed(self, delta: str) -> str:
         """Take the next piece of the stream; returns the reasoning that is certain now, possibly empty."""
         if self.done:
+            self.tail += delta
             return ""
         text = self._held + delta
         if match := self._pattern.search(text):
             self._held, self.done, self.closed = "", True, match[0] == self._close
+            self.tail = text[match.end() :]
             return self._keep(text[: match.start()])
         certain = len(text) - self._undecided(text)
         self._held = text[certain:]

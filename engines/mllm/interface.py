@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, TextStates
+from engines.mllm.results import Decision, ReasoningEnd, TextStates, Written
 
 Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
 
@@ -37,6 +37,7 @@ class Mllm(Protocol):
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision: ...
 

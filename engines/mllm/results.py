@@ -11,18 +11,28 @@ from engines.events import DecisionSource, MaskType
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """An answer as the model wrote it. `objects` is 0 when it says there is no such object."""
+
+    mask_type: MaskType
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
 class ReasoningEnd:
     """The last item of `MllmClient.reason`.
 
     `text` is the whole reasoning without its opening and closing. `closed` tells whether the model closed it
     itself (or was not asked to reason); False after a length stop or a missing ``</think>``. `prompt_tokens`
-    counts the image's tokens too; it is 0 when no call was made (a budget of 0).
+    counts the image's tokens too; it is 0 when no call was made (a budget of 0). `written` is the answer, where the
+    model wrote it behind the reasoning, too.
     """
 
     text: str
     prompt_tokens: int
     reasoning_tokens: int
     closed: bool
+    written: Written | None = None
 
 
 @dataclass(frozen=True, slots=True)

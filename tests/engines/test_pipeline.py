@@ -24,15 +24,16 @@ from engines.events import (
     HeatmapReady,
     HiddenReady,
     MaskReady,
+    MaskType,
     ReasoningDelta,
     Usage,
 )
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.image import MllmImageConfig
-from engines.mllm.results import Decision
+from engines.mllm.results import Decision, Written
 from engines.pipeline import NO_AMODAL, Pipeline
-from engines.request import SegmentRequest
+from engines.request import MaskChoice, SegmentRequest
 from engines.vision import masks
 from engines.vision.runtimes.torch_cpu import TorchRuntime
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm, tiny_vision
@@ -174,6 +175,44 @@ async def test_foreseen_vectors_that_fail_are_asked_for_again(vision: FaultyVisi
         events = await run(pipeline, SegmentRequest("the mug"))
     assert len(of(MaskReady, events)) == 1
     assert mllm.calls.count("concentrate") == 2
+
+
+@pytest.mark.parametrize("mask_type", ["auto", "both"])
+async def test_what_the_model_has_written_says_which_vectors_are_wanted(
+    vision: FaultyVision, mask_type: MaskChoice
+) -> None:
+    """In company, too: nothing is made in vain then."""
+    wanted: list[tuple[list[MaskType], int]] = []
+
+    class Watching(Deciding):
+        async def concentrate(self, *args: Any, **options: Any) -> Any:
+            wanted.append((list(args[3]), args[4]))
+            return await super().concentrate(*args, **options)
+
+    mllm = Watching(p_modal=0.1, prompt_count=3, written=Written("amodal", 3))
+    async with opened(mllm, vision) as pipeline:
+        requests = [SegmentRequest(f"mugs {n}", mask_type=mask_type) for n in range(3)]
+        answers = await asyncio.gather(*(run(pipeline, request) for request in requests))
+    types = ["modal", "amodal"] if mask_type == "both" else ["amodal"]
+    assert wanted == [(types, 3)] * 3
+    assert [len(of(MaskReady, events)) for events in answers] == [3 * len(types)] * 3
+
+
+async def test_a_decision_against_what_was_written_asks_for_its_own_vectors(vision: FaultyVision) -> None:
+    """At even odds the two servers may round to different sides."""
+    mllm = ScriptedMllm(p_modal=0.6, prompt_count=1, written=Written("amodal", 2))
+    async with opened(mllm, vision) as pipeline:
+        events = await run(pipeline, SegmentRequest("the mug"))
+    assert [mask.mask_type for mask in of(MaskReady, events)] == ["modal"]
+    assert mllm.calls.count("concentrate") == 2
+
+
+async def test_no_vectors_are_made_of_what_is_written_not_to_be_there(vision: FaultyVision) -> None:
+    mllm = ScriptedMllm(prompt_count=0, written=Written("modal", 0))
+    async with opened(mllm, vision) as pipeline:
+        events = await run(pipeline, SegmentRequest("the elephant"))
+    assert "concentrate" not in mllm.calls
+    assert isinstance(events[-1], Done)
 
 
 async def test_in_company_no_vectors_are_made_before_the_decision(vision: FaultyVision) -> None:

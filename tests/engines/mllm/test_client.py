@@ -18,6 +18,7 @@ from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.results import ReasoningEnd
+from engines.mllm.written import DecisionHead
 from tests.engines.mllm.scripted_server import Exchange, Reply, ScriptedServer, scripted_server
 
 ANSWER = AnswerFormat()
@@ -38,12 +39,12 @@ SECONDS = 5.0
 
 @asynccontextmanager
 async def client_of(
-    reply: Reply, answer: AnswerFormat = ANSWER
+    reply: Reply, answer: AnswerFormat = ANSWER, head: DecisionHead | None = None
 ) -> AsyncIterator[tuple[MllmClient, ScriptedServer]]:
     """A client whose two roles are one scripted server."""
     async with scripted_server(reply) as server:
         urls = (server.url,)
-        async with MllmClient(answer, TOKENS, urls, urls) as client:
+        async with MllmClient(answer, TOKENS, urls, urls, head=head) as client:
             yield client, server
 
 

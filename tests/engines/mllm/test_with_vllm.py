@@ -21,7 +21,7 @@ from engines.events import MaskType, ReasoningDelta
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImage, prepare_image
-from engines.mllm.results import ReasoningEnd
+from engines.mllm.results import ReasoningEnd, Written
 from engines.mllm.role import VllmRole
 from engines.mllm.wire import Generation, Prefill
 from tests.vllm_fixture import ServedModel
@@ -221,6 +221,33 @@ async def test_the_decisions_probability_is_the_models(
     measured = math.log(max(decision.p_modal, 1e-9) / max(decision.p_amodal, 1e-9))
     assert measured == pytest.approx(max(-20.0, min(gap, 20.0)), abs=0.3)
     assert 0 <= decision.objects <= 8
+
+
+@pytest.mark.parametrize("reasoning", ["", REASONING])
+async def test_what_the_model_has_written_has_the_same_probability(
+    client: MllmClient, images: list[MllmImage], reasoning: str
+) -> None:
+    """By the concentrate server's state, as by the reason server's own log-probabilities."""
+    asked = await client.decide(images[1], PROMPTS[1], reasoning, timeout=SECONDS)
+    written = Written(asked.mask_type, asked.objects)
+    read = await client.decide(images[1], PROMPTS[1], reasoning, written=written, timeout=SECONDS)
+    assert (read.mask_type, read.objects, read.tokens) == (asked.mask_type, asked.objects, 0)
+    odds = [math.log(max(one.p_modal, 1e-9) / max(one.p_amodal, 1e-9)) for one in (asked, read)]
+    assert odds[1] == pytest.approx(max(-20.0, min(odds[0], 20.0)), abs=0.3)
+
+
+async def test_a_model_that_was_trained_to_writes_its_answer_behind_the_reasoning(
+    client: MllmClient, images: list[MllmImage], served_model: ServedModel
+) -> None:
+    if served_model.bundle is None:
+        pytest.skip("no demo bundle: a random model ends no reasoning")
+    deltas, end = await reason(client, images[0], 160)
+    assert end.closed
+    assert end.written is not None
+    assert "".join(deltas) == end.text
+    assert "<" not in end.text
+    asked = await client.decide(images[0], PROMPTS[0], end.text, timeout=SECONDS)
+    assert end.written == Written(asked.mask_type, asked.objects)
 
 
 async def test_leaving_a_stream_aborts_the_request_in_vllm(
