@@ -85,8 +85,10 @@ class AnswerParser:
 
     def __init__(self, close: str, ends: Iterable[str] = ()) -> None:
         self._close = close
-        self._ends = (close, *ends)
-        self._pattern = _any_of(self._ends)
+        tokens = (close, *ends)
+        self._pattern = _any_of(tokens)
+        self._beginnings = {token[:length] for token in tokens for length in range(1, len(token))}
+        self._longest = max(map(len, tokens)) - 1
         self._held = ""
         self._pieces: list[str] = []
         self.done = False
@@ -132,11 +134,8 @@ class AnswerParser:
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of `text` that is a proper beginning of a token."""
-        longest = min(len(text), max(map(len, self._ends)) - 1)
-        for length in range(longest, 0, -1):
-            if any(token.startswith(text[-length:]) for token in self._ends):
-                return length
-        return 0
+        lengths = range(min(len(text), self._longest), 0, -1)
+        return next((length for length in lengths if text[-length:] in self._beginnings), 0)
 
 
 def _any_of(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,4 +85,4 @@ class DecisionHead:
 
     def p_modal(self, state: NDArray[np.float32]) -> float:
         """The probability of the modal token behind this last hidden state [D], normalised over the two."""
-        return float(1.0 / (1.0 + np.exp(-np.clip(self._direction @ state, -700.0, 700.0))))
+        return 1.0 / (1.0 + math.exp(min(-float(self._direction @ state), 700.0)))

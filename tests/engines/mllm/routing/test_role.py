@@ -153,9 +153,11 @@ async def test_an_image_leaves_its_server_when_that_is_clearly_busier() -> None:
     async with farm() as those:
         those.servers[0].gate.clear()
         calls = []
-        for _ in range(4):
+        for number in range(1, 5):
             calls.append(asyncio.create_task(those.call()))
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(SECONDS):
+                while sum(those.asked()) < number:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
         assert those.asked() == [3, 1]
         assert those.heard.outstanding[those.servers[0].url] == 3
         those.servers[0].gate.set()
