@@ -13,7 +13,8 @@ from engines.finishing import DecodedMask
 from engines.images import PreparedImage
 from engines.mllm.boxes import Box, same_objects
 from engines.mllm.results import Decision, ReasoningEnd
-from engines.pipeline import Pipeline, Ticket
+from engines.pipeline import Pipeline
+from engines.ticket import Ticket
 from engines.vision.runtimes.base import DecodeItem, Embedding
 from engines.vision.visual_prompt import VisualPrompt
 

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,32 +28,23 @@ from engines.events import (
     Usage,
 )
 from engines.finishing import DecodedMask, Finisher
+from engines.foresight import Foresight, Guess, guess
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm, Vectors
-from engines.mllm.results import Decision, ReasoningEnd, Written
+from engines.mllm.results import Decision, ReasoningEnd
 from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
+from engines.ticket import Ticket
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
 NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
 
-Emit = Callable[[Event], None]
 LoadImage = Callable[[], Awaitable[PreparedImage]]
 ObjectVectors = (
     Sequence[NDArray[np.float32] | None] | Vectors
 )  # one for each object; None where points say it all
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """One request on its way through the stages."""
-
-    request: SegmentRequest
-    deadline: Deadline
-    watch: Stopwatch
-    emit: Emit
 
 
 class Pipeline:
@@ -163,17 +153,17 @@ class Pipeline:
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
             reasoned = await self._reason(ticket, image, drafter)
-            foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
-            decision = await self._decide(ticket, image, reasoned, warming)
+            foresight = self._foresee(group, ticket, image, reasoned, encoding, warming)
+            decision = await group.create_task(self._decide(ticket, image, reasoned, warming))
             masks: list[MaskReady] = []
             if decision.objects == 0:
                 encoding.cancel()
                 warming.cancel()
-                foreseeing.cancel()
+                foresight.cancel()
             else:
                 await warming  # a prefill of the same prefix beside it would be done twice
-                vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
-                masks = await self._make(ticket, image, await encoding, vectors)
+                decoded = await self._decoded(ticket, image, reasoned.text, decision, foresight, encoding)
+                masks = await self._show(ticket, image, decoded)
                 self._learn(ticket)
         ticket.watch.mark("total")
         scores = await self._finisher.score(drafter.drawn, masks)
@@ -184,7 +174,8 @@ class Pipeline:
     async def _by_points(self, ticket: Ticket, image: PreparedImage) -> None:
         """One modal mask of what is pointed at: nobody asks the language model."""
         ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
-        await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
+        embedding = await self._encode(ticket, image)
+        await self._show(ticket, image, await self._decode(ticket, image, embedding, {"modal": [None]}))
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds))
 
@@ -230,7 +221,7 @@ class Pipeline:
             if not self._idle():
                 return []
             with budget.spending():
-                decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
+                decoded = await self._run_decoder(ticket, image, embedding, vectors, patient=True)
                 return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
@@ -295,54 +286,48 @@ class Pipeline:
         ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects, warnings))
         return decision
 
-    async def _foresee(
+    def _foresee(
         self,
+        group: asyncio.TaskGroup,
         ticket: Ticket,
         image: PreparedImage,
         reasoned: ReasoningEnd,
+        encoding: asyncio.Task[Embedding],
         warming: asyncio.Task[dict[MaskType, Vectors] | None],
-    ) -> dict[MaskType, Vectors] | None:
-        """The vectors that the decision will lead to, while its probability is still asked for."""
-        types, objects = self._foreseeable(ticket.request, reasoned.written)
-        if not (types and objects):
-            return None
-        await asyncio.shield(warming)
-        try:
+    ) -> Foresight:
+        """The vectors that the decision will lead to, and what they are decoded to, while it is still asked for."""
+        decides = self._answer.tokens.modal is not None
+        guessed = guess(ticket.request, reasoned.written, idle=self._idle()) if decides else Guess()
+
+        async def concentrate(guessed: Guess) -> dict[MaskType, Vectors]:
+            await asyncio.shield(warming)
             with ticket.watch.stage("foresee"):
-                return await self._vectors(ticket, image, reasoned.text, types, objects)
-        except MllmUnavailable:
-            return None  # they are asked for again, once the decision is known
+                return await self._vectors(ticket, image, reasoned.text, guessed.types, guessed.objects)
 
-    def _foreseeable(
-        self, request: SegmentRequest, written: Written | None
-    ) -> tuple[tuple[MaskType, ...], int]:
-        """The mask types, and how many objects of each, that will probably be wanted; none where nothing is decided.
+        async def decode(vectors: dict[MaskType, Vectors]) -> list[DecodedMask]:
+            return await self._decode(ticket, image, await asyncio.shield(encoding), vectors)
 
-        They follow from what the model has written. Before it decides they are either type, of the one object that most
-        prompts mean; but not in company: the server that gives vectors has others to read for then.
-        """
-        if request.forced_type is not None or self._answer.tokens.modal is None:
-            return (), 0
-        if written is not None:
-            return request.types(written.mask_type), written.objects and (request.objects or written.objects)
-        return (("modal", "amodal"), request.likely_objects) if self._idle() else ((), 0)
+        return Foresight.begin(group, guessed, concentrate, decode)
 
-    async def _concentrate(
+    async def _decoded(
         self,
         ticket: Ticket,
         image: PreparedImage,
         reasoning: str,
         decision: Decision,
-        foreseeing: asyncio.Task[dict[MaskType, Vectors] | None],
-    ) -> dict[MaskType, Vectors]:
-        """The vectors [K, D] of every mask type that is wanted."""
-        request = ticket.request
-        types = request.types(decision.mask_type)
+        foresight: Foresight,
+        encoding: asyncio.Task[Embedding],
+    ) -> list[DecodedMask]:
+        """Every mask that is wanted: as it was foreseen, or by vectors that are asked for now."""
+        types = ticket.request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
-            foreseen = await foreseeing or {}
-            if all(kind in foreseen and len(foreseen[kind]) == decision.objects for kind in types):
-                return {kind: foreseen[kind] for kind in types}
-            return await self._vectors(ticket, image, reasoning, types, decision.objects)
+            vectors = await foresight.vectors_of(types, decision.objects)
+            foreseen = vectors is not None
+            if vectors is None:
+                vectors = await self._vectors(ticket, image, reasoning, types, decision.objects)
+        if foreseen:
+            return await foresight.decoded_of(types)
+        return await self._decode(ticket, image, await encoding, vectors)
 
     async def _vectors(
         self,
@@ -357,16 +342,10 @@ class Pipeline:
             image.mllm, request.prompt, reasoning, mask_types, objects, timeout=left
         )
 
-    async def _make(
-        self,
-        ticket: Ticket,
-        image: PreparedImage,
-        embedding: Embedding,
-        vectors: Mapping[MaskType, ObjectVectors],
+    async def _show(
+        self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
     ) -> list[MaskReady]:
-        """From the vectors to the masks and all that is made of them."""
-        with ticket.watch.stage("decode"):
-            decoded = await self._decode(ticket, image, embedding, vectors)
+        """All that is made of what was decoded."""
         with ticket.watch.stage("finish"):
             if ticket.request.heatmap and ticket.request.prompt:  # nothing but words gives a heatmap
                 for heatmap in await self._finisher.heatmaps(image.vision, decoded):
@@ -374,6 +353,16 @@ class Pipeline:
             return await self._finish(ticket, image, decoded)
 
     async def _decode(
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        embedding: Embedding,
+        vectors: Mapping[MaskType, ObjectVectors],
+    ) -> list[DecodedMask]:
+        with ticket.watch.stage("decode"):
+            return await self._run_decoder(ticket, image, embedding, vectors)
+
+    async def _run_decoder(
         self,
         ticket: Ticket,
         image: PreparedImage,

@@ -9,8 +9,9 @@ from engines.events import DecisionMade, DecisionSource, Done, Usage
 from engines.finishing import DecodedMask
 from engines.images import PreparedImage
 from engines.mllm.results import TextStates
-from engines.pipeline import Pipeline, Ticket
+from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
+from engines.ticket import Ticket
 from engines.vision.runtimes.base import DecodeItem, Sentence
 
 ONLY_MODAL = "this model draws visible parts only: it cannot complete what is hidden"

@@ -198,6 +198,24 @@ async def test_what_the_model_has_written_says_which_vectors_are_wanted(
     assert [len(of(MaskReady, events)) for events in answers] == [3 * len(types)] * 3
 
 
+@pytest.mark.parametrize("written", [None, Written("amodal", 1)])
+async def test_masks_are_decoded_while_the_decision_is_still_asked_for(
+    vision: FaultyVision, written: Written | None
+) -> None:
+    class Slow(ScriptedMllm):
+        async def decide(self, *args: Any, **options: Any) -> Decision:
+            async with asyncio.timeout(30):
+                while not vision.batches:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            return await super().decide(*args, **options)
+
+    async with opened(Slow(written=written), vision) as pipeline:
+        events = await run(pipeline, SegmentRequest("the mug", heatmap=True))
+    assert [type(event) for event in events[-4:]] == [DecisionMade, HeatmapReady, MaskReady, Done]
+    assert [mask.mask_type for mask in of(MaskReady, events)] == ["amodal"]
+    assert vision.batches == [1 if written else 2], "once"
+
+
 async def test_a_decision_against_what_was_written_asks_for_its_own_vectors(vision: FaultyVision) -> None:
     """At even odds the two servers may round to different sides."""
     mllm = ScriptedMllm(p_modal=0.6, prompt_count=1, written=Written("amodal", 2))
