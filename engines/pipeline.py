@@ -28,7 +28,6 @@ from engines.events import (
     Usage,
 )
 from engines.finishing import DecodedMask, Finisher
-from engines.foresight import Foresight, Guess, guess
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm, Vectors
@@ -41,10 +40,12 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
 NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
 
+ByType = dict[MaskType, Vectors]
+Ahead = asyncio.Task[ByType | None]
+"""Vectors that are asked for early, if they are."""
 LoadImage = Callable[[], Awaitable[PreparedImage]]
-ObjectVectors = (
-    Sequence[NDArray[np.float32] | None] | Vectors
-)  # one for each object; None where points say it all
+ObjectVectors = Sequence[NDArray[np.float32] | None] | Vectors
+"""One for each object; None where points say it all."""
 
 
 class Pipeline:
@@ -153,17 +154,18 @@ class Pipeline:
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
             reasoned = await self._reason(ticket, image, drafter)
-            foresight = self._foresee(group, ticket, image, reasoned, encoding, warming)
-            decision = await group.create_task(self._decide(ticket, image, reasoned, warming))
+            foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
+            decision, vectors = await self._conclude(ticket, image, reasoned, warming)
             masks: list[MaskReady] = []
             if decision.objects == 0:
                 encoding.cancel()
                 warming.cancel()
-                foresight.cancel()
+                foreseeing.cancel()
             else:
                 await warming  # a prefill of the same prefix beside it would be done twice
-                decoded = await self._decoded(ticket, image, reasoned.text, decision, foresight, encoding)
-                masks = await self._show(ticket, image, decoded)
+                if vectors is None:
+                    vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
+                masks = await self._make(ticket, image, await encoding, vectors)
                 self._learn(ticket)
         ticket.watch.mark("total")
         scores = await self._finisher.score(drafter.drawn, masks)
@@ -174,8 +176,7 @@ class Pipeline:
     async def _by_points(self, ticket: Ticket, image: PreparedImage) -> None:
         """One modal mask of what is pointed at: nobody asks the language model."""
         ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
-        embedding = await self._encode(ticket, image)
-        await self._show(ticket, image, await self._decode(ticket, image, embedding, {"modal": [None]}))
+        await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds))
 
@@ -183,7 +184,7 @@ class Pipeline:
         with ticket.watch.stage("encode"):
             return await self._embeddings.get_or_encode(image, patient=ticket.request.patient)
 
-    async def _warm(self, ticket: Ticket, image: PreparedImage) -> dict[MaskType, Vectors] | None:
+    async def _warm(self, ticket: Ticket, image: PreparedImage) -> ByType | None:
         """Let the concentrate server prefill the prefix, unless it is about to be asked for the vectors anyway.
 
         To ask for a first draft's one vector does that, too, and gives the vector.
@@ -205,7 +206,7 @@ class Pipeline:
         ticket: Ticket,
         image: PreparedImage,
         encoding: asyncio.Task[Embedding],
-        warming: asyncio.Task[dict[MaskType, Vectors] | None],
+        warming: Ahead,
     ) -> Drafter:
         """Drafts need what the masks need, and leave it to them: they only wait for it."""
         request = ticket.request
@@ -221,7 +222,7 @@ class Pipeline:
             if not self._idle():
                 return []
             with budget.spending():
-                decoded = await self._run_decoder(ticket, image, embedding, vectors, patient=True)
+                decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
                 return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
@@ -259,75 +260,81 @@ class Pipeline:
                     drafter.hear(text, item.tokens)
         raise MllmUnavailable("the reasoning broke off")
 
-    async def _decide(
-        self,
-        ticket: Ticket,
-        image: PreparedImage,
-        reasoned: ReasoningEnd,
-        warming: asyncio.Task[dict[MaskType, Vectors] | None],
-    ) -> Decision:
-        """The mask type and the number of objects; with ``both`` the model is still asked which one is meant."""
+    async def _conclude(
+        self, ticket: Ticket, image: PreparedImage, reasoned: ReasoningEnd, warming: Ahead
+    ) -> tuple[Decision, ByType | None]:
+        """The mask type and the number of objects, with the vectors where the model has written its answer itself.
+
+        With ``both`` it is still asked which one is meant.
+        """
         request = ticket.request
-        if reasoned.written is not None:
-            await asyncio.shield(warming)  # its probability comes from the server that is being warmed
-        with ticket.watch.stage("decide"):
-            decision = await self._mllm.decide(
-                image.mllm,
-                request.prompt,
-                reasoned.text,
-                mask_type=request.forced_type,
-                objects=request.objects,
-                written=reasoned.written,
-                timeout=ticket.deadline.left(),
-            )
+        concluded = await self._read_off(ticket, image, reasoned, warming)
+        decision, vectors = concluded or (await self._decide(ticket, image, reasoned), None)
         source: DecisionSource = decision.source if request.forced_type is None else "request"
         blind = self._answer.tokens.modal is None and "amodal" in request.types(decision.mask_type)
         warnings = (NO_AMODAL,) if blind else ()
         ticket.emit(DecisionMade(decision.mask_type, decision.confidence, source, decision.objects, warnings))
-        return decision
+        return decision, vectors
 
-    def _foresee(
-        self,
-        group: asyncio.TaskGroup,
-        ticket: Ticket,
-        image: PreparedImage,
-        reasoned: ReasoningEnd,
-        encoding: asyncio.Task[Embedding],
-        warming: asyncio.Task[dict[MaskType, Vectors] | None],
-    ) -> Foresight:
-        """The vectors that the decision will lead to, and what they are decoded to, while it is still asked for."""
-        decides = self._answer.tokens.modal is not None
-        guessed = guess(ticket.request, reasoned.written, idle=self._idle()) if decides else Guess()
+    async def _read_off(
+        self, ticket: Ticket, image: PreparedImage, reasoned: ReasoningEnd, warming: Ahead
+    ) -> tuple[Decision, ByType] | None:
+        """What follows from the answer the model has written, if it decides and has."""
+        request, written = ticket.request, reasoned.written
+        if written is None or request.forced_type is not None:
+            return None
+        await asyncio.shield(warming)
+        types, objects = request.types(written.mask_type), request.objects or written.objects
+        with ticket.watch.stage("concentrate"):
+            left = ticket.deadline.left()
+            return await self._mllm.conclude(
+                image.mllm, request.prompt, reasoned.text, written, types, objects, timeout=left
+            )
 
-        async def concentrate(guessed: Guess) -> dict[MaskType, Vectors]:
-            await asyncio.shield(warming)
+    async def _decide(self, ticket: Ticket, image: PreparedImage, reasoned: ReasoningEnd) -> Decision:
+        """What the request leaves open is asked, unless the model has written it for the very type that is wanted."""
+        request, written, objects = ticket.request, reasoned.written, ticket.request.objects
+        if objects is None and written is not None and written.mask_type == request.forced_type:
+            objects = written.objects
+        with ticket.watch.stage("decide"):
+            left, forced = ticket.deadline.left(), request.forced_type
+            return await self._mllm.decide(
+                image.mllm, request.prompt, reasoned.text, mask_type=forced, objects=objects, timeout=left
+            )
+
+    async def _foresee(
+        self, ticket: Ticket, image: PreparedImage, reasoned: ReasoningEnd, warming: Ahead
+    ) -> ByType | None:
+        """The vectors that either decision would lead to, while a model that has written none is asked for it.
+
+        The server that gives them has nothing else to do then; in company it has, and there are none.
+        """
+        request, decides = ticket.request, self._answer.tokens.modal is not None
+        if reasoned.written or request.forced_type or not (decides and self._idle()):
+            return None
+        await asyncio.shield(warming)
+        try:
             with ticket.watch.stage("foresee"):
-                return await self._vectors(ticket, image, reasoned.text, guessed.types, guessed.objects)
+                types: tuple[MaskType, ...] = ("modal", "amodal")
+                return await self._vectors(ticket, image, reasoned.text, types, request.likely_objects)
+        except MllmUnavailable:
+            return None  # they are asked for again, once it is known which
 
-        async def decode(vectors: dict[MaskType, Vectors]) -> list[DecodedMask]:
-            return await self._decode(ticket, image, await asyncio.shield(encoding), vectors)
-
-        return Foresight.begin(group, guessed, concentrate, decode)
-
-    async def _decoded(
+    async def _concentrate(
         self,
         ticket: Ticket,
         image: PreparedImage,
         reasoning: str,
         decision: Decision,
-        foresight: Foresight,
-        encoding: asyncio.Task[Embedding],
-    ) -> list[DecodedMask]:
-        """Every mask that is wanted: as it was foreseen, or by vectors that are asked for now."""
+        foreseeing: Ahead,
+    ) -> ByType:
+        """The vectors [K, D] of every mask type that is wanted."""
         types = ticket.request.types(decision.mask_type)
         with ticket.watch.stage("concentrate"):
-            vectors = await foresight.vectors_of(types, decision.objects)
-            foreseen = vectors is not None
-            if vectors is None:
-                vectors = await self._vectors(ticket, image, reasoning, types, decision.objects)
-        if foreseen:
-            return await foresight.decoded_of(types)
-        return await self._decode(ticket, image, await encoding, vectors)
+            foreseen = await foreseeing
+            if foreseen is not None and decision.objects == ticket.request.likely_objects:
+                return {kind: foreseen[kind] for kind in types}
+            return await self._vectors(ticket, image, reasoning, types, decision.objects)
 
     async def _vectors(
         self,
@@ -336,16 +343,22 @@ class Pipeline:
         reasoning: str,
         mask_types: Sequence[MaskType],
         objects: int,
-    ) -> dict[MaskType, Vectors]:
+    ) -> ByType:
         request, left = ticket.request, ticket.deadline.left()
         return await self._mllm.concentrate(
             image.mllm, request.prompt, reasoning, mask_types, objects, timeout=left
         )
 
-    async def _show(
-        self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
+    async def _make(
+        self,
+        ticket: Ticket,
+        image: PreparedImage,
+        embedding: Embedding,
+        vectors: Mapping[MaskType, ObjectVectors],
     ) -> list[MaskReady]:
-        """All that is made of what was decoded."""
+        """From the vectors to the masks and all that is made of them."""
+        with ticket.watch.stage("decode"):
+            decoded = await self._decode(ticket, image, embedding, vectors)
         with ticket.watch.stage("finish"):
             if ticket.request.heatmap and ticket.request.prompt:  # nothing but words gives a heatmap
                 for heatmap in await self._finisher.heatmaps(image.vision, decoded):
@@ -353,16 +366,6 @@ class Pipeline:
             return await self._finish(ticket, image, decoded)
 
     async def _decode(
-        self,
-        ticket: Ticket,
-        image: PreparedImage,
-        embedding: Embedding,
-        vectors: Mapping[MaskType, ObjectVectors],
-    ) -> list[DecodedMask]:
-        with ticket.watch.stage("decode"):
-            return await self._run_decoder(ticket, image, embedding, vectors)
-
-    async def _run_decoder(
         self,
         ticket: Ticket,
         image: PreparedImage,

@@ -68,7 +68,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
             urls.get("reason", ()),
             urls.get("concentrate", ()),
             reader=bundle.reader,
-            head=await asyncio.to_thread(DecisionHead.load, bundle.mllm_path, bundle.answer.tokens, tokens),
+            head=await asyncio.to_thread(DecisionHead.load, bundle.mllm_path, bundle.answer, tokens),
             observer=observer,
         )
         mllm = await stack.enter_async_context(client)

@@ -142,7 +142,6 @@ class ScriptedMllm:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
-        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         async with self._call("decide"):
@@ -179,6 +178,22 @@ class ScriptedMllm:
     ) -> dict[MaskType, NDArray[np.float32]]:
         async with self._call("concentrate"):
             return {kind: self._vectors(kind, objects) for kind in mask_types}
+
+    async def conclude(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        written: Written,
+        mask_types: Sequence[MaskType],
+        objects: int,
+        *,
+        timeout: float,
+    ) -> tuple[Decision, dict[MaskType, NDArray[np.float32]]] | None:
+        async with self._call("conclude"):
+            decision = Decision(self.p_modal, 1 - self.p_modal, objects)
+            vectors = {kind: self._vectors(kind, objects) for kind in mask_types}
+            return (decision, vectors) if decision.mask_type == written.mask_type else None
 
     def _vectors(self, mask_type: MaskType, objects: int) -> NDArray[np.float32]:
         seed = np.random.default_rng([mask_type == "modal", objects])

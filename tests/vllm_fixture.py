@@ -43,7 +43,7 @@ class ServedModel:
     def client(self) -> MllmClient:
         """A new client of both servers; use it as an async context manager."""
         tokens = SpecialTokens.load(self.path)
-        head = DecisionHead.load(self.path, self.answer.tokens, tokens)
+        head = DecisionHead.load(self.path, self.answer, tokens)
         return MllmClient(self.answer, tokens, (self.reason_url,), (self.concentrate_url,), head=head)
 
 

@@ -73,7 +73,7 @@ def limits(times: StageTimes, work: Work) -> dict[str, float]:
     """The requests a second at which one replica of each part is busy all the time."""
     batch = times.max_sequences
     step = (times.step_ms + times.step_ms_per_sequence * (batch - 1)) / batch
-    reason = times.first_token_ms + (work.reasoning_tokens - 1) * step
+    reason = times.first_token_ms + (work.tokens - 1) * step
     objects = work.objects - 1
     concentrate = (
         times.warm_ms + times.decide_ms + times.concentrate_ms + times.concentrate_object_ms * objects

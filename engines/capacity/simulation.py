@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from simpy import Environment, Event
 
-from engines.capacity.stages import StageTimes
+from engines.capacity.stages import StageTimes, written_tokens
 from engines.capacity.stations import ConcentrateServer, Gateway, Machine, ReasonServer
 
 Seconds = NDArray[np.float64]  # one per request
@@ -27,6 +27,11 @@ class Work:
     reasoning_tokens: int
     objects: int = 1
     cached: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """How many the reason server writes."""
+        return written_tokens(self.reasoning_tokens, self.objects)
 
 
 def gateway_times(times: StageTimes, work: Work, rate: float, requests: int, seed: int) -> Seconds:
@@ -61,7 +66,7 @@ def reason_times(times: StageTimes, work: Work, rate: float, requests: int, seed
 
         def visit() -> Visit:
             began = machine.env.now
-            yield server.reason(work.reasoning_tokens)
+            yield server.reason(work.tokens)
             return (machine.env.now - began,)
 
         return visit
@@ -98,7 +103,7 @@ def throughput(times: StageTimes, work: Work, clients: int, requests: int) -> fl
         while True:
             yield from gateway.read()
             beside = env.process(gateway.encode()), env.process(concentrate.warm())
-            yield reason.reason(work.reasoning_tokens)
+            yield reason.reason(work.tokens)
             yield env.all_of(beside)
             yield from concentrate.concentrate(work.objects)
             yield from gateway.masks(work.objects)

@@ -15,8 +15,9 @@ class StageTimes(BaseModel):
     `step_ms` is one decoding step of the reason server with one sequence, `step_ms_per_sequence` what every other
     one in the batch adds. `first_token_ms` is a reading that holds up the batch; `warm_ms` is the concentrate server's
     reading of image and prompt, `concentrate_ms` that of the answer, `decide_ms` what the decision's probability adds
-    to it. The `_object_ms` are for every object after the first. `cores`: the CPU cores that all parts share on one
-    machine, where a stage is so much work for one core; None where each part has its own.
+    to it where the model has written its answer. The `_object_ms` are for every object after the first. `cores`: the
+    CPU cores that all parts share on one machine, where a stage is so much work for one core; None where each part has
+    its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +40,14 @@ class StageTimes(BaseModel):
     cores: PositiveInt | None = None
 
 
+CONCLUDING = ("decide", "concentrate")
+
+
+def written_tokens(reasoning_tokens: int, objects: int) -> int:
+    """All that the model writes: behind the reasoning a decision, a reference for each object, and the end."""
+    return reasoning_tokens + objects + 2
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One answered request: the server's `timings_ms`, and how many tokens and objects it had."""
@@ -46,6 +55,11 @@ class Measured:
     timings_ms: Mapping[str, float]
     reasoning_tokens: int
     objects: int
+
+    @property
+    def tokens(self) -> int:
+        """How many were written."""
+        return written_tokens(self.reasoning_tokens, self.objects)
 
 
 def fit(
@@ -70,14 +84,12 @@ def fit(
 
     step = median(map(_step, told))
     concentrate = typical("concentrate", told)
-    decided = median(one.timings_ms["decide"] + one.timings_ms["concentrate"] for one in alone)
+    decided = median(sum(one.timings_ms.get(stage, 0.0) for stage in CONCLUDING) for one in alone)
     return StageTimes(
         machine=machine,
         image_ms=typical("image", alone),
         encode_ms=typical("encode", alone),
-        first_token_ms=median(
-            one.timings_ms["reason"] - _step(one) * (one.reasoning_tokens - 1) for one in told
-        ),
+        first_token_ms=median(one.timings_ms["reason"] - _step(one) * (one.tokens - 1) for one in told),
         step_ms=step,
         step_ms_per_sequence=max(median(_slower(group, step) for group in groups), 0.0),
         decide_ms=max(decided - concentrate, 0.0),
@@ -103,4 +115,4 @@ def _step(one: Measured) -> float:
     began = (
         one.timings_ms.get("ttft", 0.0) - one.timings_ms.get("queue", 0.0) - one.timings_ms.get("image", 0.0)
     )
-    return max(one.timings_ms["reason"] - began, 0.0) / (one.reasoning_tokens - 1)
+    return max(one.timings_ms["reason"] - began, 0.0) / (one.tokens - 1)

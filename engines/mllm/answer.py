@@ -164,6 +164,15 @@ class AnswerFormat(BaseModel):
         """Whether the references follow the decision token directly, so that one call can write both."""
         return self.decision_tail.endswith("{decision}") and self.reference_tail == "{references}"
 
+    @property
+    def writes(self) -> bool:
+        """Whether nothing but tokens follows the reasoning, so that an answer the model writes itself can be read."""
+        tokens = self.tokens
+        whole = tokens.modal is not None and tokens.reference is not None and self.several is None
+        return whole and (self.closing, self.decision_tail, self.reference_tail) == (
+            tokens.think_close, "{decision}", "{references}",
+        )  # fmt: skip
+
     def words(self) -> tuple[str, ...]:
         """Words of the answer that must each be one token, though they are no special tokens."""
         return self.question.words() if self.question else ()

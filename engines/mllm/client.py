@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -69,7 +68,7 @@ class MllmClient:
         self._tokens = tokens
         self._reader = reader
         self._head = head
-        self._ending = WrittenAnswer(answer.tokens) if head and answer.counts_at_once else None
+        self._ending = WrittenAnswer(answer) if head else None
         self._by_role = {
             name: RoutedRole(name, urls, limits, observer)
             for name, urls in (("reason", reason_urls), ("concentrate", concentrate_urls))
@@ -107,8 +106,8 @@ class MllmClient:
         """Stream the reasoning, at most `budget` tokens of it; the last item is a ReasoningEnd.
 
         A model that ends within them goes on to its answer, if that can be read. `objects` is how many are asked for,
-        where that is known. A budget of 0 ends at once, without a call. Closing
-        the generator, or cancelling the task that iterates it, aborts the request in vLLM.
+        where that is known. A budget of 0 ends at once, without a call. Closing the generator, or cancelling the task
+        that iterates it, aborts the request in vLLM.
         """
         if budget == 0:
             yield ReasoningEnd("", prompt_tokens=0, reasoning_tokens=0, closed=True)
@@ -140,23 +139,17 @@ class MllmClient:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
-        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
 
-        Nor is what the model has `written` itself. The probabilities are its own at that very position. A model
-        without decision tokens is asked for one of two words instead. Raises InvalidInput if a model that does not
-        decide is asked to.
+        The probabilities are the model's own at that very position. A model without decision tokens is asked for
+        one of two words instead. Raises InvalidInput if a model that does not decide is asked to.
         """
         if mask_type is None and not self._answer.decides:
             raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         deadline = _deadline(timeout)
         reasoning = self._tokens.escape(reasoning)
-        if written and (
-            known := await self._read_off(image, prompt, reasoning, written, mask_type, deadline)
-        ):
-            return known if objects is None else replace(known, objects=objects)
         usage = Usage()
         source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
@@ -240,44 +233,63 @@ class MllmClient:
 
         `objects` is at least 1.
         """
-        reasoning = self._tokens.escape(reasoning)
-        texts = (
-            self._answer.with_references(reasoning, mask_type, k, objects)
-            for mask_type in mask_types
-            for k in range(1, objects + 1)
-        )
-        request = Pooling(tuple(self._prefill(image, prompt, text, objects) for text in texts))
-        answer = await self._pool(request, timeout)
-        if len(answer.data) != len(request.prefills):
-            raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
-        return dict(zip(mask_types, np.split(answer.vectors(), len(mask_types)), strict=True))
+        texts = self._with_references(reasoning, mask_types, objects)
+        states = await self._states(image, prompt, texts, objects, timeout)
+        return dict(zip(mask_types, np.split(states, len(mask_types)), strict=True))
 
-    async def _read_off(
+    async def conclude(
         self,
         image: MllmImage,
         prompt: str,
         reasoning: str,
         written: Written,
-        mask_type: MaskType | None,
-        deadline: float,
-    ) -> Decision | None:
-        """The decision that the model has written, with its probability; None where it is not the one wanted.
+        mask_types: Sequence[MaskType],
+        objects: int,
+        *,
+        timeout: float,
+    ) -> tuple[Decision, dict[MaskType, NDArray[np.float32]]] | None:
+        """The decision that the model has `written` with its probability, and the vectors it leads to; all in one call.
 
-        At even odds the two servers can round to different sides: then there is none either.
+        The vectors are as `concentrate` gives them, none where `objects` is 0. None where the probability is on the
+        other side: at even odds the two servers can round differently.
         """
-        if mask_type is not None:
-            modal = 1.0 if mask_type == "modal" else 0.0
-        else:
-            assert self._head is not None, "without its head no answer is read"
-            request = Pooling((self._prefill(image, prompt, self._answer.closed(reasoning)),))
-            answer = await self._concentrate.call(request, PoolingAnswer, deadline)
-            modal = self._head.p_modal(answer.vectors()[0])
-        decision = Decision(modal, 1.0 - modal, written.objects)
-        return decision if decision.mask_type == written.mask_type else None
+        assert self._head is not None, "without its head no answer is read"
+        closed = self._answer.closed(self._tokens.escape(reasoning))
+        texts = [closed, *self._with_references(reasoning, mask_types, objects)]
+        states = await self._states(image, prompt, texts, objects, timeout)
+        try:
+            modal = self._head.p_modal(states[0])
+        except ValueError as error:
+            raise MllmUnavailable(f"the concentrate server gave {error}: is it this bundle's?") from error
+        decision = Decision(modal, 1.0 - modal, objects)
+        vectors = np.split(states[1:], len(mask_types))
+        return (
+            (decision, dict(zip(mask_types, vectors, strict=True)))
+            if decision.mask_type == written.mask_type
+            else None
+        )
+
+    def _with_references(self, reasoning: str, mask_types: Sequence[MaskType], objects: int) -> list[str]:
+        escaped = self._tokens.escape(reasoning)
+        return [
+            self._answer.with_references(escaped, mask_type, k, objects)
+            for mask_type in mask_types
+            for k in range(1, objects + 1)
+        ]
+
+    async def _states(
+        self, image: MllmImage, prompt: str, texts: Sequence[str], objects: int, timeout: float
+    ) -> NDArray[np.float32]:
+        """The state [D] of each text's last token, of prompts that ask for so many objects."""
+        request = Pooling(tuple(self._prefill(image, prompt, text, objects) for text in texts))
+        answer = await self._pool(request, timeout)
+        if len(answer.data) != len(request.prefills):
+            raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
+        return answer.vectors()
 
     def _goes_on(self, parser: AnswerParser) -> bool:
         """Whether what follows the reasoning may still become an answer."""
-        return self._ending is not None and parser.closed and len(parser.tail) <= self._ending.longest
+        return self._ending is not None and parser.closed and self._ending.begins(parser.tail)
 
     def _roles(self) -> tuple[RoutedRole, ...]:
         return tuple(self._by_role.values())

@@ -37,7 +37,6 @@ class Mllm(Protocol):
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
-        written: Written | None = None,
         timeout: float,
     ) -> Decision: ...
 
@@ -61,3 +60,15 @@ class Mllm(Protocol):
         *,
         timeout: float,
     ) -> dict[MaskType, Vectors]: ...
+
+    async def conclude(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        written: Written,
+        mask_types: Sequence[MaskType],
+        objects: int,
+        *,
+        timeout: float,
+    ) -> tuple[Decision, dict[MaskType, Vectors]] | None: ...

@@ -21,7 +21,9 @@ from engines.events import MaskType, Rle
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
 from engines.mllm.grammar import SpecialTokens
+from engines.mllm.results import Written
 from engines.mllm.wire import ChatAnswer, ChatChunk, Generation, Pooling, PoolingAnswer, Prefill
+from engines.mllm.written import WrittenAnswer
 from engines.vision.masks import finish
 from engines.vision.runtimes.base import DecodeItem, Embedding, VisionRuntime
 
@@ -29,12 +31,13 @@ DATA = "data: "
 
 
 class PlainScript:
-    """Segments with a bundle whose model decides by tokens of its own; one thread for each half of the runtime."""
+    """Segments with a bundle whose model writes its decision; one thread for each half of the runtime."""
 
     name = "script"
 
     def __init__(self, bundle: Bundle, reason_url: str, concentrate_url: str, runtime: VisionRuntime) -> None:
         self._answer = bundle.answer
+        self._ending = WrittenAnswer(bundle.answer)
         self._threshold = bundle.mask_threshold
         self._tokens = SpecialTokens.load(bundle.mllm_path)
         self._preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
@@ -65,18 +68,21 @@ class PlainScript:
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(image))
             warming = group.create_task(self._warm(image, prompt))
-            reasoning = await self.reason(image, prompt)
-            kind, objects = await self._decide(image, prompt, reasoning)
+            reasoning, written = await self.reason(image, prompt)
+            kind, objects = (
+                (written.mask_type, written.objects)
+                if written
+                else await self._decide(image, prompt, reasoning)
+            )
             await warming
+            asked = [self._answer.closed(reasoning)] if written else []
+            asked += [self._answer.with_references(reasoning, kind, one + 1) for one in range(objects)]
+            states = await self._vectors(image, prompt, asked) if asked else np.empty((0, 0), np.float32)
             if objects == 0:
                 return []
-            texts = [
-                self._answer.with_references(reasoning, kind, number) for number in range(1, objects + 1)
-            ]
-            vectors = await self._vectors(image, prompt, texts)
             embedding = await encoding
         size, loop = image.vision.size, asyncio.get_running_loop()
-        items = [DecodeItem(embedding, vector, size) for vector in vectors]
+        items = [DecodeItem(embedding, vector, size) for vector in states[len(asked) - objects :]]
         decoded = await loop.run_in_executor(self._decoding, self._runtime.decode, items)
         return [
             (
@@ -85,13 +91,14 @@ class PlainScript:
             for one in decoded
         ]
 
-    async def reason(self, image: PreparedImage, prompt: str) -> str:
-        """The reasoning, streamed."""
+    async def reason(self, image: PreparedImage, prompt: str) -> tuple[str, Written | None]:
+        """The reasoning, streamed, and the answer written behind it."""
         close = self._answer.tokens.think_close
+        within = self._answer.tokens.within()
         options = {
             "stream": True,
             "max_completion_tokens": self._answer.budget("full"),
-            "stop_token_ids": list(self._tokens.ids.values()),
+            "stop_token_ids": [number for token, number in self._tokens.ids.items() if token not in within],
             "include_stop_str_in_output": True,
         }
         request = Generation(self._prefill(image, prompt, self._answer.opened()), options)
@@ -101,7 +108,11 @@ class PlainScript:
             async for line in answer.aiter_lines():
                 if line.startswith(DATA) and line != f"{DATA}[DONE]":
                     text += ChatChunk.model_validate_json(line.removeprefix(DATA)).text
-        return text.partition(close)[0]
+        reasoning, _, tail = text.partition(close)
+        return reasoning, self._read(tail)
+
+    def _read(self, tail: str) -> Written | None:
+        return self._ending.read(tail)
 
     async def timed_parts(self, data: bytes, prompt: str) -> dict[str, float]:
         """Seconds of each part, alone and one after another: ``reason``, ``concentrate``, ``encode``, ``decode``."""
@@ -113,7 +124,7 @@ class PlainScript:
             now = time.perf_counter()
             took[name], began = now - began, now
 
-        reasoning = await self.reason(image, prompt)
+        reasoning, _ = await self.reason(image, prompt)
         lap("reason")
         texts = [self._answer.with_references(reasoning, "modal", 1)]
         vectors = await self._vectors(image, prompt, texts)

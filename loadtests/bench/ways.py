@@ -6,8 +6,9 @@ tap can. With ``--server`` further reason servers are started. *states*: one ser
 states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short call that reads the answer's tail: the
 least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
 0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
-does for the decision; so these two ways, and *undecided* that they are compared with, do not ask: they only reason and
-take one modal object for granted. *eager*: the reason server with its model uncompiled, and the second server.
+does where no decision was written; so these two ways, and *undecided* that they are compared with, do not ask: they
+only reason and take one modal object for granted. *eager*: the reason server with its model uncompiled, and the second
+server.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -38,6 +39,7 @@ from engines.errors import EngineError
 from engines.events import MaskType
 from engines.images import PreparedImage
 from engines.mllm.launcher import VllmServers
+from engines.mllm.results import Written
 from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
 from engines.mllm.wire import Generation
 from engines.vision.runtimes import open_runtime
@@ -75,6 +77,9 @@ class UndecidedScript(PlainScript):
 
     name = "undecided"
 
+    def _read(self, tail: str) -> Written | None:
+        return None
+
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1
 
@@ -88,6 +93,9 @@ class StatesScript(TapScript):
         tail = Generation(self._prefill(image, prompt, texts[-1]), {"max_completion_tokens": 1})
         await self._post(self._reasoner, tail)
         return await super()._vectors(image, prompt, texts)
+
+    def _read(self, tail: str) -> Written | None:
+        return None
 
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1

@@ -24,7 +24,6 @@ from engines.events import (
     HeatmapReady,
     HiddenReady,
     MaskReady,
-    MaskType,
     ReasoningDelta,
     Usage,
 )
@@ -177,60 +176,51 @@ async def test_foreseen_vectors_that_fail_are_asked_for_again(vision: FaultyVisi
     assert mllm.calls.count("concentrate") == 2
 
 
+@pytest.mark.parametrize("objects", [None, 2])
 @pytest.mark.parametrize("mask_type", ["auto", "both"])
-async def test_what_the_model_has_written_says_which_vectors_are_wanted(
-    vision: FaultyVision, mask_type: MaskChoice
+async def test_of_what_the_model_has_written_one_call_gives_decision_and_vectors(
+    vision: FaultyVision, mask_type: MaskChoice, objects: int | None
 ) -> None:
-    """In company, too: nothing is made in vain then."""
-    wanted: list[tuple[list[MaskType], int]] = []
-
-    class Watching(Deciding):
-        async def concentrate(self, *args: Any, **options: Any) -> Any:
-            wanted.append((list(args[3]), args[4]))
-            return await super().concentrate(*args, **options)
-
-    mllm = Watching(p_modal=0.1, prompt_count=3, written=Written("amodal", 3))
+    mllm = ScriptedMllm(p_modal=0.1, written=Written("amodal", 3))
     async with opened(mllm, vision) as pipeline:
-        requests = [SegmentRequest(f"mugs {n}", mask_type=mask_type) for n in range(3)]
-        answers = await asyncio.gather(*(run(pipeline, request) for request in requests))
-    types = ["modal", "amodal"] if mask_type == "both" else ["amodal"]
-    assert wanted == [(types, 3)] * 3
-    assert [len(of(MaskReady, events)) for events in answers] == [3 * len(types)] * 3
+        events = await run(pipeline, SegmentRequest("the mugs", mask_type=mask_type, objects=objects))
+    assert sorted(mllm.calls) == ["conclude", "reason", "warm"]
+    count, types = objects or 3, ["modal", "amodal"] if mask_type == "both" else ["amodal"]
+    wanted = [(number, kind) for number in range(count) for kind in types]
+    assert [(mask.object, mask.mask_type) for mask in of(MaskReady, events)] == wanted
+    [decision] = of(DecisionMade, events)
+    assert (decision.mask_type, decision.confidence, decision.source) == ("amodal", 0.9, "model")
+    [done] = of(Done, events)
+    assert "decide" not in done.timings_ms
+    assert done.timings_ms["concentrate"] > 0
 
 
-@pytest.mark.parametrize("written", [None, Written("amodal", 1)])
-async def test_masks_are_decoded_while_the_decision_is_still_asked_for(
-    vision: FaultyVision, written: Written | None
-) -> None:
-    class Slow(ScriptedMllm):
-        async def decide(self, *args: Any, **options: Any) -> Decision:
-            async with asyncio.timeout(30):
-                while not vision.batches:  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
-            return await super().decide(*args, **options)
-
-    async with opened(Slow(written=written), vision) as pipeline:
-        events = await run(pipeline, SegmentRequest("the mug", heatmap=True))
-    assert [type(event) for event in events[-4:]] == [DecisionMade, HeatmapReady, MaskReady, Done]
-    assert [mask.mask_type for mask in of(MaskReady, events)] == ["amodal"]
-    assert vision.batches == [1 if written else 2], "once"
-
-
-async def test_a_decision_against_what_was_written_asks_for_its_own_vectors(vision: FaultyVision) -> None:
-    """At even odds the two servers may round to different sides."""
+async def test_where_nothing_follows_from_what_was_written_the_model_is_asked(vision: FaultyVision) -> None:
     mllm = ScriptedMllm(p_modal=0.6, prompt_count=1, written=Written("amodal", 2))
     async with opened(mllm, vision) as pipeline:
         events = await run(pipeline, SegmentRequest("the mug"))
     assert [mask.mask_type for mask in of(MaskReady, events)] == ["modal"]
-    assert mllm.calls.count("concentrate") == 2
+    assert sorted(mllm.calls) == ["concentrate", "conclude", "decide", "reason", "warm"]
 
 
-async def test_no_vectors_are_made_of_what_is_written_not_to_be_there(vision: FaultyVision) -> None:
-    mllm = ScriptedMllm(prompt_count=0, written=Written("modal", 0))
+async def test_a_type_that_was_named_and_written_takes_the_number_that_was_written(
+    vision: FaultyVision,
+) -> None:
+    for written, count in ((Written("amodal", 2), 2), (Written("modal", 2), 5)):
+        mllm = ScriptedMllm(prompt_count=5, written=written)
+        async with opened(mllm, vision) as pipeline:
+            events = await run(pipeline, SegmentRequest("the mugs", mask_type="amodal"))
+        assert [mask.mask_type for mask in of(MaskReady, events)] == ["amodal"] * count
+        assert of(DecisionMade, events)[0].source == "request"
+        assert "conclude" not in mllm.calls
+
+
+async def test_what_is_written_not_to_be_there_gets_no_mask(vision: FaultyVision) -> None:
+    mllm = ScriptedMllm(p_modal=0.9, written=Written("modal", 0))
     async with opened(mllm, vision) as pipeline:
         events = await run(pipeline, SegmentRequest("the elephant"))
-    assert "concentrate" not in mllm.calls
-    assert isinstance(events[-1], Done)
+    assert [type(event) for event in events[-2:]] == [DecisionMade, Done]
+    assert of(DecisionMade, events)[0].objects == 0
 
 
 async def test_in_company_no_vectors_are_made_before_the_decision(vision: FaultyVision) -> None:

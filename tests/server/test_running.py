@@ -24,6 +24,7 @@ from server.running import RunningGateway, run_gateway
 from server.settings import Settings
 from tests.server.conftest import photo, settings_for
 from tests.tiny_bundle import build_tiny_bundle
+from tests.vllm_fixture import demo_bundle
 
 NOBODY = "http://127.0.0.1:9"
 RUN = "from server.cli import main; main()"
@@ -194,4 +195,16 @@ async def test_the_prompts_answer_is_what_the_schema_says(real: RunningGateway) 
             await http.post("/v1/segment", files=files, data={"request": json.dumps({"prompt": "mug"})})
         ).json()
     assert set(answer["decision"]) == {"mask_type", "confidence", "source"}
-    assert {"image", "encode", "reason", "decide", "total"} <= set(answer["timings_ms"])
+    assert {"image", "encode", "reason", "total"} <= set(answer["timings_ms"])
+
+
+@pytest.mark.vllm
+async def test_a_model_that_writes_its_decision_is_not_asked_for_it(real: RunningGateway) -> None:
+    if demo_bundle() is None:
+        pytest.skip("no demo bundle: a random model ends no reasoning")
+    async with SegmentClient(real.url) as client:
+        written = await client.segment(photo(), "the mug")
+        unwritten = await client.segment(photo(), "the mug", reasoning="none")
+    assert "decide" not in written.timings_ms
+    assert unwritten.timings_ms["decide"] > 0
+    assert 0.5 <= written.decision.confidence <= 1.0

@@ -14,7 +14,7 @@ SLOW = 1e-3
 
 def test_a_request_alone_takes_the_sum_of_its_stages() -> None:
     work = Work(reasoning_tokens=80, objects=3)
-    assert reason_times(TIMES, work, SLOW, 50, 0) == pytest.approx(0.040 + 79 * 0.005)
+    assert reason_times(TIMES, work, SLOW, 50, 0) == pytest.approx(0.040 + (79 + 5) * 0.005)
     assert concentrate_times(TIMES, work, SLOW, 50, 0) == pytest.approx(0.010 + 0.010 + 2 * 0.002)
     [reading, encoding, masks] = gateway_times(TIMES, work, SLOW, 50, 0).mean(axis=0)
     assert (reading, encoding) == (pytest.approx(0.005), pytest.approx(0.020))
@@ -45,7 +45,7 @@ def test_a_batch_serves_what_it_can_and_no_more() -> None:
 
 def test_one_client_gets_one_answer_after_the_other() -> None:
     work = Work(reasoning_tokens=80)
-    alone = 5 + 40 + 79 * 5 + 10 + 10 + 8 + 5  # encoding and reading ahead go on beside the reasoning
+    alone = 5 + 40 + (79 + 3) * 5 + 10 + 10 + 8 + 5  # encoding and reading ahead go on beside the reasoning
     assert throughput(TIMES, work, 1, 200) == pytest.approx(1000 / alone, rel=0.01)
 
 
@@ -59,7 +59,7 @@ def test_shared_cores_are_shared() -> None:
     """On one core the parts' work adds up, whoever does it."""
     work = Work(reasoning_tokens=10)
     times = TIMES.model_copy(update={"cores": 1, "max_sequences": 1, "decode_batch": 1})
-    total = 5 + 20 + 20 + 40 + 9 * 5 + 10 + 10 + 8 + 5
+    total = 5 + 20 + 20 + 40 + (9 + 3) * 5 + 10 + 10 + 8 + 5
     assert throughput(times, work, 8, 1000) == pytest.approx(1000 / total, rel=0.02)
 
 
@@ -72,4 +72,4 @@ def test_a_real_overload_is_foretold(clients: int) -> None:
 def test_a_reading_gives_the_first_token() -> None:
     """Others' tokens of the same step are written beside it."""
     work = Work(reasoning_tokens=1)
-    assert reason_times(TIMES, work, SLOW, 50, 0) == pytest.approx(0.040)
+    assert reason_times(TIMES, work, SLOW, 50, 0) == pytest.approx(0.040 + 3 * 0.005)

@@ -11,7 +11,7 @@ from engines.capacity.stages import Measured, fit
 
 def answer(tokens: int, step: float, objects: int = 1, **others: float) -> Measured:
     """Timings of a request that read for 40 ms after 5 ms for its image, and then wrote a token every `step` ms."""
-    reason = 40 + step * (tokens - 1)
+    reason = 40 + step * (tokens + objects + 2 - 1)
     total = 5 + reason + 30
     return Measured(
         {"queue": 0.0, "image": 5.0, "encode": 20.0, "ttft": 45.0, "reason": reason, "decide": 10.0, "warm": 25.0,
@@ -39,6 +39,13 @@ def test_a_stage_is_measured_where_it_is_all_there_and_waits_for_nobody() -> Non
     assert (times.image_ms, times.encode_ms, times.decide_ms) == (5.0, 20.0, 4.5)
     assert (times.warm_ms, times.concentrate_ms, times.decode_ms) == (25.0, 15.0, 4.0)
     assert [times.step_ms, times.first_token_ms] == pytest.approx([3.0, 40.0])
+
+
+def test_a_model_that_answers_in_boxes_has_stages_of_its_own() -> None:
+    boxed = answer(41, 3.0)
+    timings = {name: ms for name, ms in boxed.timings_ms.items() if name != "concentrate"}
+    times = fit("here", [replace(boxed, timings_ms=timings)], [boxed], [[boxed] * 2])
+    assert times.decide_ms == 0.0
 
 
 def test_who_is_first_to_end_had_company_all_the_time() -> None:

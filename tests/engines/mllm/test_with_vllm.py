@@ -28,6 +28,7 @@ from tests.vllm_fixture import ServedModel
 
 pytestmark = pytest.mark.vllm
 
+OTHER: dict[MaskType, MaskType] = {"modal": "amodal", "amodal": "modal"}
 SECONDS = 60.0
 SAME, DIFFERENT = 0.9995, 0.99
 PROMPTS = (
@@ -229,11 +230,20 @@ async def test_what_the_model_has_written_has_the_same_probability(
 ) -> None:
     """By the concentrate server's state, as by the reason server's own log-probabilities."""
     asked = await client.decide(images[1], PROMPTS[1], reasoning, timeout=SECONDS)
-    written = Written(asked.mask_type, asked.objects)
-    read = await client.decide(images[1], PROMPTS[1], reasoning, written=written, timeout=SECONDS)
-    assert (read.mask_type, read.objects, read.tokens) == (asked.mask_type, asked.objects, 0)
-    odds = [math.log(max(one.p_modal, 1e-9) / max(one.p_amodal, 1e-9)) for one in (asked, read)]
-    assert odds[1] == pytest.approx(max(-20.0, min(odds[0], 20.0)), abs=0.3)
+    written, types, other = Written(asked.mask_type, 2), [asked.mask_type], OTHER[asked.mask_type]
+    read = await client.conclude(images[1], PROMPTS[1], reasoning, written, types, 2, timeout=SECONDS)
+    assert read is not None
+    decision, vectors = read
+    assert (decision.mask_type, decision.objects) == (asked.mask_type, 2)
+    odds = [math.log(max(one.p_modal, 1e-9) / max(one.p_amodal, 1e-9)) for one in (asked, decision)]
+    assert np.clip(odds[0], -20, 20) == pytest.approx(np.clip(odds[1], -20, 20), abs=0.3)
+    alone = await client.concentrate(images[1], PROMPTS[1], reasoning, types, 2, timeout=SECONDS)
+    for mine, theirs in zip(vectors[asked.mask_type], alone[asked.mask_type], strict=True):
+        assert cosine(mine, theirs) >= SAME
+    against = Written(other, 2)
+    assert (
+        await client.conclude(images[1], PROMPTS[1], reasoning, against, [other], 2, timeout=SECONDS) is None
+    )
 
 
 async def test_a_model_that_was_trained_to_writes_its_answer_behind_the_reasoning(
