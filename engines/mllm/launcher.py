@@ -195,7 +195,7 @@ class VllmServers:
                     sys.executable,
                     *arguments(config, role, device, model, port, pooled),
                 ],
-                environment(config, role, device, os.environ),
+                environment(config, role, device, os.environ, pooled),
             )
             file = log_dir / f"vllm-{role}.log" if log_dir is not None else None
             return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed, pooled)

@@ -58,8 +58,8 @@ class VllmConfig(BaseModel):
     stream_interval: PositiveInt = Field(8, description="tokens that are sent together")
     compile: bool | None = Field(
         None,
-        description="compile the model: longer starts, faster tokens; unset: on a GPU, and on a CPU with g++, "
-        "Python's headers and no tensor parallelism",
+        description="compile the model, on a CPU not one that is only read, as ConverSeg-Net's: longer starts, faster "
+        "tokens; unset: on a GPU, and on a CPU with g++, Python's headers and no tensor parallelism",
     )
     mm_cache_gib: PositiveFloat = Field(0.5, description="preprocessed images that each server remembers")
     flags: tuple[str, ...] = Field(
@@ -124,7 +124,7 @@ def arguments(
         *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
         *_memory(config, device),
         *("--max-model-len", str(config.max_model_len or "auto")),
-        *(() if _compiles(config, device) else ("--enforce-eager",)),
+        *(() if _compiles(config, device, pooled) else ("--enforce-eager",)),
         *(_on_cpu(config) if device == "cpu" else ()),
         *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
         *config.flags,
@@ -141,7 +141,7 @@ def yielding(role: Role, device: Device) -> list[str]:
 
 
 def environment(
-    config: VllmConfig, role: Role, device: Device, inherited: Mapping[str, str]
+    config: VllmConfig, role: Role, device: Device, inherited: Mapping[str, str], pooled: Pooled = "last"
 ) -> dict[str, str]:
     """The server's environment.
 
@@ -156,7 +156,7 @@ def environment(
         "OMP_WAIT_POLICY": "PASSIVE",
         "KMP_BLOCKTIME": "0",
     }
-    if not _compiles(config, device):
+    if not _compiles(config, device, pooled):
         threads["TORCH_COMPILE_DISABLE"] = "1"
     if config.tensor_parallel_size == 1:
         alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -176,8 +176,11 @@ def _on_cpu(config: VllmConfig) -> tuple[str, ...]:
     return ("--distributed-executor-backend", executor, "--block-size", "32")
 
 
-def _compiles(config: VllmConfig, device: Device) -> bool:
-    return config.compile is not False if device == "cuda" else config.compile is True
+def _compiles(config: VllmConfig, device: Device, pooled: Pooled) -> bool:
+    """On a CPU not a model that gives every token's state: vLLM 0.32 gives other ones once it is compiled."""
+    if device == "cuda":
+        return config.compile is not False
+    return config.compile is True and pooled == "last"
 
 
 def _to_generate(config: VllmConfig) -> tuple[str, ...]:

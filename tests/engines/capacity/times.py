@@ -23,19 +23,19 @@ TIMES = StageTimes(
 
 MEASURED = StageTimes(
     machine="x86_64",
-    image_ms=8.25,
-    encode_ms=27.24,
-    first_token_ms=59.32,
-    step_ms=1.798,
-    step_ms_per_sequence=0.0458,
-    decide_ms=13.55,
-    warm_ms=44.77,
-    concentrate_ms=13.7,
-    decode_ms=5.31,
-    finish_ms=0.88,
+    image_ms=11.97,
+    encode_ms=22.13,
+    first_token_ms=39.76,
+    step_ms=0.997,
+    step_ms_per_sequence=0.074,
+    decide_ms=3.63,
+    warm_ms=38.62,
+    concentrate_ms=10.75,
+    decode_ms=3.19,
+    finish_ms=0.72,
     cores=2,
 )
 """What `r2sm capacity --measure … --cores 2` wrote of the demo bundle, whose reasoning is 62 tokens on average."""
 REASONING_TOKENS = 62
-OVERLOADS = {8: 10.66, 16: 12.28}
+OVERLOADS = {8: 13.40, 16: 14.90}
 """The requests a second that it printed of the same server, by clients at once."""

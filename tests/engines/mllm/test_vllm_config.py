@@ -110,6 +110,14 @@ def test_a_cpu_compiles_the_model_where_it_can(monkeypatch: pytest.MonkeyPatch) 
         assert not compiles(VllmConfig(tensor_parallel_size=2).for_roles(2, "cpu"), "reason")
 
 
+def test_a_model_that_is_only_read_is_not_compiled_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_config, "compiler_works", lambda: True)
+    config = VllmConfig().for_roles(1, "cpu")
+    assert "--enforce-eager" in arguments(config, "concentrate", "cpu", Path("model"), 1, "all")
+    assert "--enforce-eager" not in arguments(config, "concentrate", "cuda", Path("model"), 1, "all")
+    assert environment(config, "concentrate", "cpu", {}, "all")["TORCH_COMPILE_DISABLE"] == "1"
+
+
 def test_a_model_that_cannot_be_compiled_though_it_should_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_config, "compiler_works", lambda: False)
     with pytest.raises(BackendUnavailable, match=r"vllm\.compile: .*install g\+\+"):
