@@ -41,6 +41,7 @@ class StageTimes(BaseModel):
 
 
 CONCLUDING = ("decide", "concentrate")
+"""The stages from the reasoning to the vectors; a model that has written its answer is not asked to decide."""
 
 
 def written_tokens(reasoning_tokens: int, objects: int) -> int:

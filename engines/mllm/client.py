@@ -262,12 +262,9 @@ class MllmClient:
         except ValueError as error:
             raise MllmUnavailable(f"the concentrate server gave {error}: is it this bundle's?") from error
         decision = Decision(modal, 1.0 - modal, objects)
-        vectors = np.split(states[1:], len(mask_types))
-        return (
-            (decision, dict(zip(mask_types, vectors, strict=True)))
-            if decision.mask_type == written.mask_type
-            else None
-        )
+        if decision.mask_type != written.mask_type:
+            return None
+        return decision, dict(zip(mask_types, np.split(states[1:], len(mask_types)), strict=True))
 
     def _with_references(self, reasoning: str, mask_types: Sequence[MaskType], objects: int) -> list[str]:
         escaped = self._tokens.escape(reasoning)

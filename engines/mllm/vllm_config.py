@@ -177,7 +177,10 @@ def _on_cpu(config: VllmConfig) -> tuple[str, ...]:
 
 
 def _compiles(config: VllmConfig, device: Device, pooled: Pooled) -> bool:
-    """On a CPU not a model that gives every token's state: vLLM 0.32 gives other ones once it is compiled."""
+    """On a CPU not a model that gives every token's state.
+
+    Its states are as close to transformers' then, but the masks of a tiny one were three times as far off.
+    """
     if device == "cuda":
         return config.compile is not False
     return config.compile is True and pooled == "last"

@@ -31,10 +31,9 @@ from engines.mllm.results import ReasoningEnd
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision import masks
-from engines.vision.runtimes.torch_cpu import TorchRuntime
 from engines.vision.visual_prompt import Point, VisualPrompt
 from tests.engines.test_pipeline import nothing_left_running, of, opened, picture, run
-from tests.stand_ins import FaultyVision, ScriptedMllm, tiny_vision
+from tests.stand_ins import FaultyVision, ScriptedMllm
 
 SENTENCES = ("The mug is here. ", "The box is before it. ", "So it is hidden. ")
 
@@ -67,16 +66,6 @@ class PacedMllm(ScriptedMllm):
     ) -> dict[MaskType, NDArray[np.float32]]:
         self.reasonings.append((reasoning, mask_types[0], objects))
         return await super().concentrate(image, prompt, reasoning, mask_types, objects, timeout=timeout)
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
-    return tiny_vision(tmp_path_factory.mktemp("vision"))
-
-
-@pytest.fixture
-def vision(runtime: TorchRuntime) -> FaultyVision:
-    return FaultyVision(runtime)
 
 
 async def run_paced(

@@ -15,8 +15,8 @@ from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.reading import ReadingFormat, TextReader
+from tests.engines.mllm.scripted_client import SECONDS, replies
 from tests.engines.mllm.scripted_server import Reply, scripted_server
-from tests.engines.mllm.test_client import SECONDS, replies
 
 FORM = ReadingFormat(most=4)
 WORDS = ("system", "You", "are", "a", "helpful", "assistant", ".", "user", "the", "red", "mug", "(", ")")

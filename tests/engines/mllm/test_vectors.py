@@ -7,7 +7,7 @@ import pytest
 
 from engines.errors import MllmUnavailable
 from engines.mllm.answer import AnswerFormat, SeveralObjects
-from tests.engines.mllm.test_client import IMAGE, SECONDS, client_of, embeddings, replies
+from tests.engines.mllm.scripted_client import IMAGE, SECONDS, client_of, embeddings, replies
 
 
 async def test_vectors_come_in_the_objects_order_from_one_request() -> None:

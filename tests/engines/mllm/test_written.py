@@ -21,8 +21,7 @@ from engines.mllm.answer import MAX_OBJECTS, AnswerFormat, AnswerTokens, Several
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.results import Decision, Written
 from engines.mllm.written import OUTPUT, DecisionHead, WrittenAnswer
-from tests.engines.mllm.scripted_server import Exchange
-from tests.engines.mllm.test_client import (
+from tests.engines.mllm.scripted_client import (
     ANSWER,
     IMAGE,
     SECONDS,
@@ -34,6 +33,7 @@ from tests.engines.mllm.test_client import (
     replies,
     streams,
 )
+from tests.engines.mllm.scripted_server import Exchange
 
 READER = WrittenAnswer(ANSWER)
 HEAD = DecisionHead(np.array([[1.0, 0.0], [0.0, 1.0]], dtype=np.float32))

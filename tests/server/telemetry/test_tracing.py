@@ -16,8 +16,8 @@ from engines.mllm.image import MllmImage
 from server.telemetry.record import Record
 from server.telemetry.spans import NoSpans, open_spans, tracing_wanted
 from server.telemetry.telemetry import Telemetry
+from tests.engines.mllm.scripted_client import NAMES, embeddings, replies
 from tests.engines.mllm.scripted_server import scripted_server
-from tests.engines.mllm.test_client import NAMES, embeddings, replies
 from tests.server.asgi import connect
 from tests.server.asking import as_json, post
 from tests.server.conftest import Gateway, OpenGateway
