@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from engines.vision import masks
@@ -36,6 +37,8 @@ VIT_B = VisionConfig(
     heatmap=HeatmapConfig(vector_dim=2048),
 )
 PROMPTS = 16
+PRODUCT = 2048
+"""Rows and columns of the matrices of a product."""
 
 
 def main() -> None:
@@ -76,6 +79,8 @@ def measure(vision: Path, cache: Path, rounds: int, threads: int | None) -> None
     together = timed(lambda: runtime.decode(items), rounds)
     apart = timed(lambda: [runtime.decode([item]) for item in items], rounds)
     print(f"{PROMPTS} single decodes / one batch of them              {apart / together:>7.2f}     (aim ≥ 3)")
+    most = product_rate(rounds) * apart / (PROMPTS * decode_flops(vision, embedding.values, items[0].size))
+    print(f"the same, were a batch as fast as one matrix product {most:>6.2f}")
     y, x = np.mgrid[:256, :256]
     disc = (60 - np.hypot(y - 96, x - 128)).astype(np.float32)
     print(
@@ -98,6 +103,22 @@ def eager_encoder(vision: Path) -> Callable[[torch.Tensor], object]:
         return theirs(pixels)
 
     return run
+
+
+def decode_flops(vision: Path, values: NDArray[np.float32], size: tuple[int, int]) -> int:
+    """Floating-point operations of one decode."""
+    model = VisionModel.load(vision)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.decode(
+            torch.from_numpy(values)[None], torch.zeros(1, model.config.vector_dim), torch.tensor([size])
+        )
+    return int(counter.get_total_flops())
+
+
+def product_rate(rounds: int) -> float:
+    """Floating-point operations a second of one large fp32 matrix product."""
+    one = torch.randn(PRODUCT, PRODUCT)
+    return 2 * PRODUCT**3 / timed(lambda: one @ one, rounds)
 
 
 def finishing(logits: NDArray[np.float32], rounds: int) -> float:

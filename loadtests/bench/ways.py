@@ -7,8 +7,8 @@ states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short
 least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
 0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
 does where no decision was written; so these two ways, and *undecided* that they are compared with, do not ask: they
-only reason and take one modal object for granted. *eager*: the reason server with its model uncompiled, and the second
-server.
+only reason and take one modal object for granted. *eager*: the reason server with its model uncompiled, and the
+second server, whose model is compiled.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
