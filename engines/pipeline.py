@@ -190,15 +190,13 @@ class Pipeline:
         To ask for a first draft's one vector does that, too, and gives the vector.
         """
         request = ticket.request
-        if request.drafts_wanted and request.likely_objects == 1 and self._idle():
-            return await self._vectors(ticket, image, "", [request.draft_type], 1)
-        at_once = (
-            request.reasoning == "none" and request.forced_type is not None and request.objects is not None
-        )
-        if not at_once:
-            with ticket.watch.stage("warm"):
-                left = ticket.deadline.left()
-                await self._mllm.warm(image.mllm, request.prompt, objects=request.objects, timeout=left)
+        if request.reasoning == "none" and request.forced_type is not None and request.objects is not None:
+            return None
+        with ticket.watch.stage("warm"):
+            if request.drafts_wanted and request.likely_objects == 1 and self._idle():
+                return await self._vectors(ticket, image, "", [request.draft_type], 1)
+            left = ticket.deadline.left()
+            await self._mllm.warm(image.mllm, request.prompt, objects=request.objects, timeout=left)
         return None
 
     def _drafter(

@@ -29,7 +29,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note how long the block took, if it succeeds."""
+        """Note how long the block took, if it succeeds; what is done twice adds up."""
         began = self._clock()
         with self._observer.stage(name):
             yield
@@ -42,5 +42,5 @@ class Stopwatch:
 
     def _note(self, name: str, since: float) -> None:
         seconds = self._clock() - since
-        self.milliseconds[name] = round(seconds * 1000, 2)
+        self.milliseconds[name] = round(self.milliseconds.get(name, 0.0) + seconds * 1000, 2)
         self._observer.took(name, seconds)

@@ -64,8 +64,8 @@ COCO = [
 STORED = {**IMAGE, "expires_at": "2026-01-02T03:04:05Z"}
 MODEL = {
     "id": "r2sm-demo", "object": "model", "grounder": "coprs",
-    "mask_types": ["auto", "modal", "amodal", "both"], "reasoning_tokens": {"full": 96, "brief": 24},
-    "vision": {"runtime": "openvino", "image_size": 256},
+    "mask_types": ["auto", "modal", "amodal", "both"], "reasoning_tokens": {"full": 128, "brief": 8},
+    "vision": {"runtime": "openvino", "device": "CPU", "encoder_precision": "bf16", "decoder_precision": "fp32"},
 }  # fmt: skip
 
 BATCH_RESPONSE = {

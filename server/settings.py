@@ -209,6 +209,7 @@ class Settings(BaseSettings):
         return WireLimits(
             header_bytes=self.max_header_kib * 1024,
             header_seconds=self.header_seconds,
+            stall_seconds=self.stall_seconds,
             connections=self.max_connections,
         )
 

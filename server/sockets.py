@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 
 from fastapi import WebSocket, WebSocketDisconnect
 
@@ -18,7 +19,7 @@ from server.errors import (
     Kind,
     RequestRejected,
 )
-from server.events import Narrator
+from server.events import Narrator, WireEvent
 from server.images import ImageLimits
 from server.messages import CancelMessage, Message, MessageRejected, SegmentMessage, parse_message
 from server.outbox import Outbox
@@ -38,6 +39,8 @@ MAX_MALFORMED = 8
 SIDE_BY_SIDE = 256
 """So many requests of a connection may be under way, or have events that it has not taken; one more closes it."""
 CLOSE_SECONDS = 5.0
+LAST = frozenset({"done", "error"})
+"""The events that end a request."""
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ class _Asked:
     narrator: Narrator
     frame: asyncio.Future[bytes] | None
     task: asyncio.Task[None] = field(init=False)
+    ended: bool = False
+    """Its last event has been told."""
 
 
 class Session:
@@ -77,6 +82,8 @@ class Session:
         self._requests: dict[str, _Asked] = {}
         self._owed: _Asked | None = None
         """Whose image the next binary frame is."""
+        self._disowned = False
+        """The latest text frame was refused: a binary frame behind it is its image."""
         self._itself = Narrator(None, services.model.id, services.drawing)
         self._malformed = 0
         self._begun = 0
@@ -109,7 +116,7 @@ class Session:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._socket.close(closing.code, str(closing))
-        except (TimeoutError, WebSocketDisconnect):
+        except (TimeoutError, WebSocketDisconnect, RuntimeError):
             logger.info("its client did not hear of it")
 
     async def _drained(self) -> None:
@@ -128,6 +135,8 @@ class Session:
             while (letter := await self._outbox.get()) is not None:
                 async with asyncio.timeout(stall):
                     await self._socket.send_text(letter.text)
+        except RuntimeError as error:  # the client broke the protocol, and uvicorn has closed the connection
+            raise WebSocketDisconnect(1006) from error
         except TimeoutError as error:
             raise _Closing(POLICY, f"no event was taken for {stall:g} s") from error
         raise _Closing(RESTART, "the server is stopping")
@@ -140,7 +149,9 @@ class Session:
                 raise WebSocketDisconnect(received.get("code", 1005))
             try:
                 if (text := received.get("text")) is not None:
+                    self._disowned = True
                     await self._take(await self._parse(text))
+                    self._disowned = False
                 else:
                     self._take_image(received["bytes"])
             except RequestRejected as error:
@@ -199,7 +210,7 @@ class Session:
         asked.task.cancel()
         await asyncio.wait([asked.task])
         self._requests.pop(id, None)  # a task that never ran has not done it
-        if asked.task.cancelled():
+        if asked.task.cancelled() and not asked.ended:
             refusal = RequestRejected(CANCELLED, "cancelled by the client")
             await self._outbox.put(asked.narrator.fail(refusal, "socket"))
 
@@ -207,6 +218,9 @@ class Session:
         if len(data) > self._limits.image.max_bytes:
             raise _Closing(TOO_BIG, "the image is too large")
         asked, self._owed = self._owed, None
+        if asked is None and self._disowned:
+            self._disowned = False
+            return
         if asked is None:
             raise RequestRejected(MALFORMED, "no request waits for a binary frame")
         if asked.frame is not None and not asked.frame.done():
@@ -221,11 +235,15 @@ class Session:
                 telling = Telling(
                     asked.message, lambda: self._services.sources.load(image), self._caller, asked.narrator
                 )
-                await telling.tell(self._services, self._outbox.put)
+                await telling.tell(self._services, partial(self._tell, asked))
         except Exception as error:
             await self._outbox.put(asked.narrator.fail(error, "socket"))
         finally:
             self._requests.pop(asked.message.id, None)
+
+    async def _tell(self, asked: _Asked, event: WireEvent) -> None:
+        await self._outbox.put(event)
+        asked.ended = event.type in LAST
 
     async def _image(self, asked: _Asked) -> ImageSource | bytes:
         if asked.message.image is not None:

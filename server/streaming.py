@@ -22,6 +22,8 @@ from server.services import Services
 
 EVENT_STREAM = "text/event-stream"
 HEARTBEAT = b": still here\n\n"
+UNICODE_LINE_ENDS = "\x85\u2028\u2029"
+"""Those that JSON leaves as they are."""
 
 logger = logging.getLogger(__name__)
 Put = Callable[[WireEvent], Awaitable[None]]
@@ -126,8 +128,11 @@ class EventStream(Response):
 
 
 def as_sse(letter: Letter) -> bytes:
-    """An event in the format of server-sent events: its type and its JSON."""
-    return f"event: {letter.type}\ndata: {letter.text}\n\n".encode()
+    """An event in the format of server-sent events: its type and its JSON, on one line by anybody's reckoning."""
+    text = letter.text
+    for character in UNICODE_LINE_ENDS:
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return f"event: {letter.type}\ndata: {text}\n\n".encode()
 
 
 async def _left(receive: Receive) -> None:

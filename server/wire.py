@@ -25,13 +25,15 @@ class WireLimits:
 
     A request's line and header have at most `header_bytes` and `headers` fields and arrive within `header_seconds`.
     A body that is not wanted any more may go on for `linger_seconds`, so that its sender comes to read why; a
-    client that does not take its answer is cut off after as long. No more than `connections` are open.
+    client that does not take the end of its answer is cut off after as long, one that takes nothing of what is
+    still being written after `stall_seconds` more. No more than `connections` are open.
     """
 
     header_bytes: int = 32_768
     headers: int = 100
     header_seconds: float = 10.0
     linger_seconds: float = 5.0
+    stall_seconds: float = 20.0
     connections: int = 4096
 
 
@@ -72,6 +74,7 @@ class BoundedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._timed: object = None
         """What the timer is for: the state of h11 that must not last."""
+        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -83,11 +86,21 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._taken()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        seconds = self.bounds.stall_seconds + self.bounds.linger_seconds
+        self._stalled = self.loop.call_later(seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._stop()
@@ -129,6 +142,11 @@ class BoundedProtocol(H11Protocol):
             self._timed = state
             seconds = self.bounds.header_seconds if state is h11.IDLE else self.bounds.linger_seconds
             self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _taken(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._stalled = None
 
     def _stop(self) -> None:
         if self._timer is not None:

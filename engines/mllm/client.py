@@ -161,7 +161,7 @@ class MllmClient:
         elif mask_type is None:
             count = objects is None and self._answer.counts_at_once
             reply = await self._ask(
-                image, prompt, ask_decision(self._answer, reasoning, count=count), deadline
+                image, prompt, ask_decision(self._answer, reasoning, count=count), deadline, objects
             )
             usage += reply.usage
             modal = p_modal(self._answer.tokens.decisions(), reply.positions[0])
@@ -314,8 +314,10 @@ class MllmClient:
         reply = await self._reason.call(request, ChatAnswer, deadline)
         return p_modal(self._answer.question.words(), reply.positions[0]), reply.usage
 
-    async def _ask(self, image: MllmImage, prompt: str, question: Question, deadline: float) -> ChatAnswer:
-        prefill = self._prefill(image, prompt, question.text)
+    async def _ask(
+        self, image: MllmImage, prompt: str, question: Question, deadline: float, objects: int | None = None
+    ) -> ChatAnswer:
+        prefill = self._prefill(image, prompt, question.text, objects)
         request = Generation(prefill, question.options(self._tokens))
         return await self._reason.call(request, ChatAnswer, deadline)
 

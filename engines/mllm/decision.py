@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from engines.errors import MllmUnavailable
 from engines.events import MaskType
 from engines.mllm.answer import MAX_OBJECTS, AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.grammar import SpecialTokens
@@ -52,8 +53,13 @@ def ask_count(answer: AnswerFormat, reasoning: str, mask_type: MaskType) -> Ques
 
 
 def p_modal(words: tuple[str, str], position: PositionLogprobs) -> float:
-    """The probability of the first of two tokens, the modal one, at this position, normalised over the two."""
+    """The probability of the first of two tokens, the modal one, at this position, normalised over the two.
+
+    Raises MllmUnavailable if neither one is known.
+    """
     modal, amodal = map(position.of, words)
+    if math.isinf(modal) and math.isinf(amodal):
+        raise MllmUnavailable("the reason server does not give the probabilities of chosen tokens")
     return 1.0 / (1.0 + math.exp(min(amodal - modal, 700.0)))
 
 

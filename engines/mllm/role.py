@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.mllm.results import RoleHealth
-from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, ImageData, Pooling, Refusal
+from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, ImageData, Pooling, Refusal, lines_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -98,7 +98,7 @@ class VllmRole:
             response = await self._send(request, stream=True)
         finished = False
         try:
-            lines = response.aiter_lines()
+            lines = lines_of(response)
             while True:
                 async with self._edge(deadline):
                     line = await anext(lines, LAST_LINE)
@@ -161,7 +161,10 @@ class VllmRole:
         except ValidationError:
             error = ErrorBody(message=content[:200].decode("utf-8", "replace"))
         if status == httpx.codes.BAD_REQUEST and error.param in LENGTHS:
-            return InvalidInput("prompt: too long for the model together with the image and the reasoning")
+            return InvalidInput(
+                "prompt: too long for the model together with the image and the reasoning; "
+                "a smaller max_reasoning_tokens leaves more room"
+            )
         refusal = RequestRefused if status == httpx.codes.BAD_REQUEST else MllmUnavailable
         return refusal(f"the {self.name} server refused ({status}): {error.message}")
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
+import httpx
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -241,3 +242,17 @@ class ReadingAnswer(BaseModel):
         if tokens < 1 or numbers < 1 or numbers % tokens:
             raise ValueError(f"{numbers} numbers are no states of {tokens} tokens")
         return self
+
+
+async def lines_of(response: httpx.Response) -> AsyncGenerator[str]:
+    """The lines of a stream of server-sent events, which only a newline ends.
+
+    httpx's own `aiter_lines` also cuts at what else Unicode calls the end of a line, inside vLLM's JSON, too.
+    """
+    begun = ""
+    async for text in response.aiter_text():
+        *lines, begun = (begun + text).split("\n")
+        for line in lines:
+            yield line.removesuffix("\r")
+    if begun:
+        yield begun

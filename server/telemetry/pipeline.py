@@ -44,8 +44,8 @@ class PipelineTelemetry:
                 self._metrics.ttft.observe(seconds)
             case "ttfm":
                 self._metrics.ttfm.observe(seconds)
-            case "total":
-                pass  # the whole request is measured where it ends
+            case "ttfd" | "total":
+                pass  # no stages: a client's own measure, and the whole request, which is measured where it ends
             case _:
                 self._metrics.stage_seconds.labels(name).observe(seconds)
 

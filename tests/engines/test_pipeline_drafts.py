@@ -101,6 +101,7 @@ async def test_drafts_come_while_the_reasoning_runs(vision: FaultyVision) -> Non
         "", SENTENCES[0].strip(), "".join(SENTENCES[:2]).strip(), "".join(SENTENCES)
     ]  # fmt: skip
     assert 0 < done.timings_ms["ttfd"] < done.timings_ms["ttfm"]
+    assert done.timings_ms["warm"] > 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from server.events import StreamEvent
-from server.sockets import SIDE_BY_SIDE
+from server.services import Services
+from server.sockets import MAX_MALFORMED, SIDE_BY_SIDE
+from server.streaming import Put, Telling
 from tests.server.asgi import Socket, connect
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.stand_ins import ScriptedMllm
@@ -268,3 +270,32 @@ async def test_a_slow_reader_is_cut_off(open_gateway: OpenGateway) -> None:
             socket.peer.hearing.set()
             assert await socket.closed() == 1008
         assert gateway.mllm.running == 0
+
+
+async def test_the_frame_behind_a_refused_message_is_its_image(gateway: Gateway) -> None:
+    async with connect(gateway.app) as socket:
+        for _ in range(2 * MAX_MALFORMED):
+            socket.say(type="segment", id="a", prompt="mug", objects=99)
+            socket.say_bytes(PHOTO)
+            await error(socket, "a", "invalid-request")
+        await works(socket, "a")
+        socket.say_bytes(PHOTO)
+        await error(socket, None, "malformed")
+
+
+async def test_a_cancel_that_comes_too_late_adds_no_second_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lingering = asyncio.Event()
+
+    async def tell(telling: Telling, services: Services, put: Put) -> None:
+        await put(telling.narrator.fail(RuntimeError("over"), "test"))
+        await lingering.wait()
+
+    monkeypatch.setattr(Telling, "tell", tell)
+    async with connect(gateway.app) as socket:
+        ask(socket, "a")
+        await error(socket, "a", "internal")
+        socket.say(type="cancel", id="a")
+        socket.say(type="ping")
+        assert (await socket.hear())["type"] == "pong"

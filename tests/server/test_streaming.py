@@ -147,3 +147,14 @@ async def test_many_streams_at_once(gateway: Gateway) -> None:
     streams = await asyncio.gather(*(stream(gateway) for _ in range(12)))
     assert [events[-1]["type"] for events in streams] == ["done"] * 12
     assert len({events[0]["id"] for events in streams}) == 12
+
+
+async def test_an_event_is_one_line_however_its_reader_tells_lines(open_gateway: OpenGateway) -> None:
+    words = ("left\u2028of ", "the\x85 ", "box\u2029.")
+    async with (
+        open_gateway(ScriptedMllm(words=words)) as gateway,
+        gateway.client.stream("POST", "/v1/segment", json=body(), headers={"accept": SSE}) as answer,
+    ):
+        lines = [line async for line in answer.aiter_lines()]
+    told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    assert "".join(event["text"] for event in told if event["type"] == "reasoning.delta") == "".join(words)

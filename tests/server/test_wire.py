@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,12 +14,12 @@ import pytest
 from server.errors import MALFORMED, RequestRejected
 from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
 from server.wire import WireLimits
-from tests.server.conftest import Gateway, OpenGateway
+from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
 PATIENCE = 30.0  # seconds until a hang is one
 POST = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-QUICK = WireLimits(header_bytes=32_768, header_seconds=0.3, linger_seconds=0.3)
+QUICK = WireLimits(header_bytes=32_768, header_seconds=0.3, linger_seconds=0.3, stall_seconds=0.3)
 
 
 class Line:
@@ -172,3 +174,17 @@ def test_deep_json_is_refused_before_it_is_parsed(text: bytes) -> None:
 )
 def test_brackets_in_strings_do_not_nest(text: bytes) -> None:
     check_nesting(text)
+
+
+async def test_a_client_that_takes_no_answers_gives_its_place_back(gateway: Gateway) -> None:
+    question = json.dumps({"prompt": "mug", "image": {"data": base64.b64encode(photo()).decode()}}).encode()
+    async with listening(gateway, QUICK) as port:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", port))
+            large = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+            deaf.sendall((large + POST + b"Content-Length: %d\r\n\r\n" % len(question) + question) * 50)
+            async with asyncio.timeout(PATIENCE):
+                while gateway.services.admission.present == 0:  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)  # a question that has been answered is gone by then
+            await emptied(gateway)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Awaitable, Callable
 
@@ -10,7 +11,7 @@ import pytest
 
 from engines.errors import BundleError, DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.events import ReasoningDelta
-from engines.mllm.answer import AnswerFormat, AnswerTokens
+from engines.mllm.answer import AnswerFormat, AnswerTokens, SeveralObjects
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.results import ReasoningEnd
@@ -334,3 +335,24 @@ async def test_health_of_a_server_that_is_up_and_of_one_that_is_ill() -> None:
 def test_a_tokenizer_without_the_answers_tokens_is_refused() -> None:
     with pytest.raises(BundleError, match="<REF_POS>"):
         MllmClient(ANSWER, SpecialTokens({"<MODAL>": 1}), ("http://127.0.0.1:1",), ("http://127.0.0.1:1",))
+
+
+async def test_only_a_newline_ends_a_line_of_a_stream() -> None:
+    said = "left\u2028of\u2029the\x85box"
+    async with client_of(streams(chunk(said), chunk("</think>", "stop"), "[DONE]")) as (client, _):
+        _, end = await reason(client)
+    assert end.text == said
+
+
+async def test_a_server_that_gives_no_probabilities_is_at_fault() -> None:
+    async with client_of(replies(completion(position("<MODAL>")))) as (client, _):
+        with pytest.raises(MllmUnavailable, match="probabilities"):
+            await client.decide(IMAGE, "the mug", "so", objects=1, timeout=SECONDS)
+
+
+async def test_the_decision_is_asked_in_the_conversation_of_the_reasoning() -> None:
+    answer = AnswerFormat(several=SeveralObjects(user="{prompt} {count}", reference_tail="{references}"))
+    reply = replies(completion(position("<MODAL>", MODAL=-0.1, AMODAL=-3.0)))
+    async with client_of(reply, answer) as (client, server):
+        await client.decide(IMAGE, "the mugs", "so", objects=2, timeout=SECONDS)
+    assert '"the mugs 2"' in json.dumps(server.seen[0].body["messages"])
