@@ -39,7 +39,7 @@ def main() -> None:
         options.bundle,
         name="r2sm-demo",
         grounder="coprs",
-        answer=AnswerFormat(budgets=ReasoningBudgets(full=160, brief=12)),
+        answer=AnswerFormat(budgets=ReasoningBudgets(full=128, brief=8)),
         mllm_image=MLLM_IMAGE,
     )
     size = sum(file.stat().st_size for file in options.bundle.rglob("*") if file.is_file())

@@ -63,7 +63,7 @@ class AnswerPacker:
         self._close, self._end = token["</think>"], token["<|im_end|>"]
         self._decision = {"modal": token["<MODAL>"], "amodal": token["<AMODAL>"]}
         self._reference, self._no_object = token["<REF_POS>"], token["<NO_OBJECT>"]
-        wanted = zip(*(self._encode(sentence) for sentence in WANTED.values()), strict=False)
+        wanted = zip(*(self._encode(f"{part} of") for part in WANTED.values()), strict=False)
         ends = (",", ".", *(f" {mark}" for mark in get_args(Mark)))
         self._ends = {ids[0] for end in ends if len(ids := self._encode(end)) == 1}
         """What can follow a listed thing."""
