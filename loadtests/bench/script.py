@@ -43,6 +43,8 @@ class PlainScript:
         self._preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
         self._runtime = runtime
         self._encoding, self._decoding = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.vectors = np.empty((0, 0), np.float32)
+        """The latest request's, [objects, D]."""
         limits = httpx.Limits(max_connections=None)
         self._reasoner = httpx.AsyncClient(base_url=reason_url, timeout=None, limits=limits)
         self._concentrator = httpx.AsyncClient(base_url=concentrate_url, timeout=None, limits=limits)
@@ -78,6 +80,7 @@ class PlainScript:
             asked = [self._answer.closed(reasoning)] if written else []
             asked += [self._answer.with_references(reasoning, kind, one + 1) for one in range(objects)]
             states = await self._vectors(image, prompt, asked) if asked else np.empty((0, 0), np.float32)
+            self.vectors = states[len(asked) - objects :]
             if objects == 0:
                 return []
             embedding = await encoding
@@ -94,14 +97,9 @@ class PlainScript:
     async def reason(self, image: PreparedImage, prompt: str) -> tuple[str, Written | None]:
         """The reasoning, streamed, and the answer written behind it."""
         close = self._answer.tokens.think_close
-        within = self._answer.tokens.within()
-        options = {
-            "stream": True,
-            "max_completion_tokens": self._answer.budget("full"),
-            "stop_token_ids": [number for token, number in self._tokens.ids.items() if token not in within],
-            "include_stop_str_in_output": True,
-        }
-        request = Generation(self._prefill(image, prompt, self._answer.opened()), options)
+        request = Generation(
+            self._prefill(image, prompt, self._answer.opened()), self._reasoning_options(image, prompt)
+        )
         text = ""
         async with self._reasoner.stream("POST", request.path, json=request.body("each")) as answer:
             answer.raise_for_status()
@@ -110,6 +108,15 @@ class PlainScript:
                     text += ChatChunk.model_validate_json(line.removeprefix(DATA)).text
         reasoning, _, tail = text.partition(close)
         return reasoning, self._read(tail)
+
+    def _reasoning_options(self, image: PreparedImage, prompt: str) -> dict[str, object]:
+        within = self._answer.tokens.within()
+        return {
+            "stream": True,
+            "max_completion_tokens": self._answer.budget("full"),
+            "stop_token_ids": [number for token, number in self._tokens.ids.items() if token not in within],
+            "include_stop_str_in_output": True,
+        }
 
     def _read(self, tail: str) -> Written | None:
         return self._ending.read(tail)

@@ -1,14 +1,13 @@
 """``python -m loadtests.bench.ways``: other ways to run the language model, weighed against the two stock servers.
 
-*tap*: one server whose hidden states cost nothing at all, and which is asked no question more for them. There is no
-such server; its requests leave the second one out, and their masks mean nothing. What it saves is the most that any
-tap can. With ``--server`` further reason servers are started. *states*: one server that really extracts the hidden
-states, by vLLM's ``extract_hidden_states``, for nobody to fetch, with one short call that reads the answer's tail: the
-least that a tap by that road costs. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM
-0.32 fails where a server that speculates, as both do, is asked for the probabilities of chosen tokens, as the gateway
-does where no decision was written; so these two ways, and *undecided* that they are compared with, do not ask: they
-only reason and take one modal object for granted. *eager*: the reason server with its model uncompiled, and the
-second server, whose model is compiled.
+*tap*: one server whose hidden states cost nothing at all. There is no such server; its requests leave the second one
+out, and their masks mean nothing. What it saves is the most that any tap can. With ``--server`` further reason servers
+are started. *states*: one server that really extracts the hidden states of what it writes, by vLLM's
+``extract_hidden_states``, and sends them here, by a connector of our own; their masks are real. *ngram*: the reason
+server with vLLM's n-gram proposer, and the second server. vLLM 0.32 fails where a server that speculates, as both do,
+is asked for the probabilities of chosen tokens, as the gateway does where no decision was written; there these two take
+one modal object for granted. *eager*: the reason server with its model uncompiled, and the second server, whose model
+is compiled.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -23,11 +22,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 import numpy as np
@@ -39,12 +40,12 @@ from engines.errors import EngineError
 from engines.events import MaskType
 from engines.images import PreparedImage
 from engines.mllm.launcher import VllmServers
-from engines.mllm.results import Written
 from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
 from engines.mllm.wire import Generation
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.script import PlainScript
+from loadtests.bench.states_inbox import SOCKET, TAG, StatesInbox, open_inbox
 from loadtests.bench.systems import START_SECONDS, child_server, free_port
 from loadtests.bench.trials import milliseconds, process_cpu_ms, spell
 from loadtests.load.questions import as_new, demo_pictures
@@ -54,9 +55,8 @@ FIRST_SCENE = 90_000_000
 WARM_UP = 2
 STOCK = "stock"
 FURTHER = ("states", "ngram", "eager")
-BASES = dict.fromkeys(("states", "ngram"), "undecided")
-"""What a way is compared with, if not with the stock servers."""
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+INBOX = "states.sock"
 HERE = "here"
 """The script's own process: images, the vision runtime, masks."""
 
@@ -72,33 +72,41 @@ class TapScript(PlainScript):
         return np.ones((len(texts), self._runtime.config.vector_dim), np.float32)
 
 
-class UndecidedScript(PlainScript):
-    """The script that does not ask which mask is meant, nor of how many objects."""
+class GuessingScript(PlainScript):
+    """The script that takes one modal object for granted where the model has not written its answer."""
 
-    name = "undecided"
-
-    def _read(self, tail: str) -> Written | None:
-        return None
+    name = "ngram"
 
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1
 
 
-class StatesScript(TapScript):
-    """Neither a second server nor a decision, but one call that reads the answer's tail, whose states are wanted."""
+class StatesScript(GuessingScript):
+    """The script without the second server: the first one sends the hidden states of what it has written."""
 
     name = "states"
 
+    def __init__(self, *given: Any, inbox: StatesInbox) -> None:
+        super().__init__(*given)
+        self._inbox = inbox
+        self._tags: dict[tuple[str, str], str] = {}
+
+    async def _warm(self, image: PreparedImage, prompt: str) -> None: ...
+
+    def _reasoning_options(self, image: PreparedImage, prompt: str) -> dict[str, object]:
+        tag = self._tags[image.mllm.digest, prompt] = self._inbox.expect()
+        return {**super()._reasoning_options(image, prompt), "kv_transfer_params": {TAG: tag}}
+
     async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
-        tail = Generation(self._prefill(image, prompt, texts[-1]), {"max_completion_tokens": 1})
-        await self._post(self._reasoner, tail)
-        return await super()._vectors(image, prompt, texts)
-
-    def _read(self, tail: str) -> Written | None:
-        return None
-
-    async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
-        return "modal", 1
+        """The written answer's: its reasoning's end, and its references, which are the last that were computed."""
+        states = await self._inbox.take(self._tags.pop((image.mllm.digest, prompt)))
+        objects = len(texts) - 1
+        if objects:
+            return np.stack([states[-(objects + 2)], *states[-objects:]])
+        tag = self._inbox.expect()
+        options = {"max_completion_tokens": 1, "kv_transfer_params": {TAG: tag}}
+        await self._post(self._reasoner, Generation(self._prefill(image, prompt, texts[0]), options))
+        return (await self._inbox.take(tag))[-1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +124,14 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """What one way took in one round: ms of CPU a request by process, and the latency of one client in ms."""
+    """What one way took in one round: ms of CPU a request by process, and the latency of one client in ms.
+
+    `cosine` is the least between its vectors and the stock servers', where both find the same number of objects.
+    """
 
     cpu: dict[str, float]
     latency: float
+    cosine: float
 
     @property
     def cost(self) -> float:
@@ -161,13 +173,16 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
         await stock.wait_ready(START_SECONDS)
         runtime: VisionRuntime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
-        asked: dict[str, tuple[type[PlainScript], str]] = {
+        asked: dict[str, tuple[Callable[..., PlainScript], str]] = {
             STOCK: (PlainScript, stock.reason_url),
             TapScript.name: (TapScript, stock.reason_url),
         }
-        if BASES.keys() & further:
-            asked[UndecidedScript.name] = (UndecidedScript, stock.reason_url)
-        scripts = {"states": StatesScript, "ngram": UndecidedScript, "eager": PlainScript}
+        inbox = await stack.enter_async_context(open_inbox(bundle.mllm_path, logs / INBOX))
+        scripts: dict[str, Callable[..., PlainScript]] = {
+            "states": partial(StatesScript, inbox=inbox),
+            "ngram": GuessingScript,
+            "eager": PlainScript,
+        }
         for name in further:
             started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
             asked[name] = (scripts[name], started)
@@ -183,7 +198,8 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
 async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
     """The URL of a reason server that speculates, which the launcher would not have (see above), or runs uncompiled."""
     port, device = free_port(), installed_device()
-    config = VllmConfig(reason_flags=further_flags(name, model), compile=False if name == "eager" else None)
+    flags = further_flags(name, model, logs / INBOX)
+    config = VllmConfig(reason_flags=flags, compile=False if name == "eager" else None)
     config = config.for_roles(1, device)
     command = [sys.executable, *arguments(config, "reason", device, model, port)]
     surroundings = environment(config, "reason", device, os.environ)
@@ -191,8 +207,8 @@ async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[st
         yield str(http.base_url)
 
 
-def further_flags(name: str, model: Path) -> tuple[str, ...]:
-    """What makes vLLM guess n-grams, or extract the last layer's hidden states for a connector that drops them."""
+def further_flags(name: str, model: Path, inbox: Path) -> tuple[str, ...]:
+    """What makes vLLM guess n-grams, or extract the last layer's hidden states and send them to `inbox`."""
     if name == "eager":
         return ()
     if name == "ngram":
@@ -203,14 +219,15 @@ def further_flags(name: str, model: Path) -> tuple[str, ...]:
         "num_speculative_tokens": 1,
         "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": [last]}},
     }
-    dropping = {
-        "kv_connector": "NullConnector",
-        "kv_connector_module_path": "loadtests.bench.null_connector",
+    sending = {
+        "kv_connector": "StatesConnector",
+        "kv_connector_module_path": "loadtests.bench.states_connector",
         "kv_role": "kv_producer",
+        "kv_connector_extra_config": {SOCKET: str(inbox)},
     }
     return (
         *("--speculative-config", json.dumps(extracting)),
-        *("--kv-transfer-config", json.dumps(dropping)),
+        *("--kv-transfer-config", json.dumps(sending)),
     )
 
 
@@ -220,6 +237,7 @@ async def measure(ways: dict[str, Way], number: int, requests: int, clients: int
     names = [*ways][number % len(ways) :] + [*ways][: number % len(ways)]
     cpu: dict[str, dict[str, float]] = {}
     latencies: dict[str, list[float]] = {name: [] for name in names}
+    cosines: dict[str, list[float]] = {name: [] for name in names}
 
     def new(place: int, name: str, part: str) -> bytes:
         return as_new(pictures[place].data, f"{number} {name} {part}")
@@ -234,7 +252,17 @@ async def measure(ways: dict[str, Way], number: int, requests: int, clients: int
         for name in names:
             took = await milliseconds(ways[name].script, new(place, name, "one"), one.prompt(0))
             latencies[name].append(took)
-    return {name: Took(cpu[name], median(latencies[name])) for name in names}
+        for name in names:
+            cosines[name] += cosines_of(ways[name].script.vectors, ways[STOCK].script.vectors)
+    return {name: Took(cpu[name], median(latencies[name]), min(cosines[name], default=1.0)) for name in names}
+
+
+def cosines_of(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> list[float]:
+    """Between the vectors of the same objects; none where their numbers differ."""
+    if ours.shape != theirs.shape:
+        return []
+    norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    return ((ours * theirs).sum(-1) / norms).tolist()
 
 
 def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
@@ -252,7 +280,7 @@ def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
         for process in stock[0].cpu
     ]
     for name in sorted(rounds[0].keys() - {STOCK}):
-        pairs = [(one[name], one[BASES.get(name, STOCK)]) for one in rounds]
+        pairs = [(one[name], one[STOCK]) for one in rounds]
         compared = {
             "machine_time": [way.cost / base.cost for way, base in pairs],
             "reason_machine_time": [way.cpu["reason"] / base.cpu["reason"] for way, base in pairs],
@@ -261,13 +289,16 @@ def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
         lines += [
             {
                 "figure": f"{name}_{figure}",
-                "over": BASES.get(name, STOCK),
+                "over": STOCK,
                 "ratio": round(median(ratios), 3),
                 "spread": [round(min(ratios), 3), round(max(ratios), 3)],
                 "rounds": len(rounds),
             }
             for figure, ratios in compared.items()
         ]
+        if name != TapScript.name:
+            least = min(one[name].cosine for one in rounds)
+            lines.append({"figure": f"{name}_least_cosine", "over": STOCK, "value": round(least, 6)})
     return [{"figure": "cpu", "unit": "ms", "value": round(cost, 1), "rounds": len(rounds)}, *lines]
 
 
