@@ -262,7 +262,7 @@ def cosines_of(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> list[f
     if ours.shape != theirs.shape:
         return []
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
-    return ((ours * theirs).sum(-1) / norms).tolist()
+    return [float(cosine) for cosine in (ours * theirs).sum(-1) / norms]
 
 
 def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
