@@ -134,12 +134,16 @@ class Session:
         try:
             while (letter := await self._outbox.get()) is not None:
                 async with asyncio.timeout(stall):
-                    await self._socket.send_text(letter.text)
-        except RuntimeError as error:  # the client broke the protocol, and uvicorn has closed the connection
-            raise WebSocketDisconnect(1006) from error
+                    await self._send(letter.text)
         except TimeoutError as error:
             raise _Closing(POLICY, f"no event was taken for {stall:g} s") from error
         raise _Closing(RESTART, "the server is stopping")
+
+    async def _send(self, text: str) -> None:
+        try:
+            await self._socket.send_text(text)
+        except RuntimeError as error:  # the client broke the protocol, and uvicorn has closed the connection
+            raise WebSocketDisconnect(1006) from error
 
     async def _read(self) -> None:
         """Take frames as they come. Raises `WebSocketDisconnect` or `_Closing`."""
@@ -218,10 +222,10 @@ class Session:
         if len(data) > self._limits.image.max_bytes:
             raise _Closing(TOO_BIG, "the image is too large")
         asked, self._owed = self._owed, None
-        if asked is None and self._disowned:
-            self._disowned = False
-            return
+        disowned, self._disowned = self._disowned, False
         if asked is None:
+            if disowned:
+                return
             raise RequestRejected(MALFORMED, "no request waits for a binary frame")
         if asked.frame is not None and not asked.frame.done():
             asked.frame.set_result(data)

@@ -25,8 +25,9 @@ class WireLimits:
 
     A request's line and header have at most `header_bytes` and `headers` fields and arrive within `header_seconds`.
     A body that is not wanted any more may go on for `linger_seconds`, so that its sender comes to read why; a
-    client that does not take the end of its answer is cut off after as long, one that takes nothing of what is
-    still being written after `stall_seconds` more. No more than `connections` are open.
+    client that does not take the end of its answer is cut off after as long. One that is waited for, because it has
+    not taken what was written, is cut off when it takes less than `bytes_per_second` for `stall_seconds` and
+    `linger_seconds`. No more than `connections` are open.
     """
 
     header_bytes: int = 32_768
@@ -34,6 +35,7 @@ class WireLimits:
     header_seconds: float = 10.0
     linger_seconds: float = 5.0
     stall_seconds: float = 20.0
+    bytes_per_second: int = 1000
     connections: int = 4096
 
 
@@ -95,8 +97,7 @@ class BoundedProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        seconds = self.bounds.stall_seconds + self.bounds.linger_seconds
-        self._stalled = self.loop.call_later(seconds, self.transport.abort)
+        self._await_taking()
 
     def resume_writing(self) -> None:
         self._taken()
@@ -104,6 +105,7 @@ class BoundedProtocol(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._stop()
+        self._taken()
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
@@ -142,6 +144,19 @@ class BoundedProtocol(H11Protocol):
             self._timed = state
             seconds = self.bounds.header_seconds if state is h11.IDLE else self.bounds.linger_seconds
             self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _await_taking(self) -> None:
+        """Give the client time to take what has been written, and again as long as it takes enough of it."""
+        seconds = self.bounds.stall_seconds + self.bounds.linger_seconds
+        enough = self.transport.get_write_buffer_size() - seconds * self.bounds.bytes_per_second
+
+        def look() -> None:
+            if self.transport.get_write_buffer_size() > enough:
+                self.transport.abort()
+            else:
+                self._await_taking()
+
+        self._stalled = self.loop.call_later(seconds, look)
 
     def _taken(self) -> None:
         if self._stalled is not None:

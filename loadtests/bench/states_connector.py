@@ -62,9 +62,7 @@ class StatesConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
     ) -> tuple[bool, dict[str, Any] | None]:
         """Keep the blocks of a request whose states are wanted until they have been sent."""
         given: Mapping[str, Any] = request.kv_transfer_params or {}
-        computed = (
-            len(request.all_token_ids) - 1
-        )  # the last token ends the answer: nothing has been computed of it
+        computed = len(request.all_token_ids) - 1  # nothing has been computed of the last: it ends the answer
         if TAG not in given or computed < 1 or self._group >= len(block_ids):
             return False, None
         blocks = block_ids[self._group]

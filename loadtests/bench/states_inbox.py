@@ -6,8 +6,8 @@ import asyncio
 import json
 import socket
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +61,22 @@ async def open_inbox(mllm: Path, address: Path) -> AsyncIterator[StatesInbox]:
     with safe_open(mllm / "model.safetensors", framework="pt") as stored:
         weight = stored.get_tensor(NORM).float().numpy()
     inbox, loop = StatesInbox(weight, config["rms_norm_eps"]), asyncio.get_running_loop()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
-        line.bind(str(address))
-        line.setblocking(False)
+    with listening(address) as line:
         loop.add_reader(line, inbox.receive, line)
         try:
             yield inbox
         finally:
             loop.remove_reader(line)
+
+
+@contextmanager
+def listening(address: Path) -> Iterator[socket.socket]:
+    """A datagram socket there, whatever an earlier run has left behind."""
+    address.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
+        line.bind(str(address))
+        line.setblocking(False)
+        try:
+            yield line
+        finally:
+            address.unlink(missing_ok=True)

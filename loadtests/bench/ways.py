@@ -177,12 +177,10 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
             STOCK: (PlainScript, stock.reason_url),
             TapScript.name: (TapScript, stock.reason_url),
         }
-        inbox = await stack.enter_async_context(open_inbox(bundle.mllm_path, logs / INBOX))
-        scripts: dict[str, Callable[..., PlainScript]] = {
-            "states": partial(StatesScript, inbox=inbox),
-            "ngram": GuessingScript,
-            "eager": PlainScript,
-        }
+        scripts: dict[str, Callable[..., PlainScript]] = {"ngram": GuessingScript, "eager": PlainScript}
+        if StatesScript.name in further:
+            inbox = await stack.enter_async_context(open_inbox(bundle.mllm_path, logs / INBOX))
+            scripts[StatesScript.name] = partial(StatesScript, inbox=inbox)
         for name in further:
             started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
             asked[name] = (scripts[name], started)

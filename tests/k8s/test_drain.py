@@ -79,9 +79,7 @@ async def test_it_sees_what_a_real_vllm_is_working_on(script: Any, served_model:
         httpx.AsyncClient(base_url=served_model.reason_url, timeout=60) as client,
         client.stream("POST", "/v1/completions", json=body) as answer,
     ):
-        lines = (
-            answer.aiter_lines()
-        )  # kept: an iterator that is thrown away takes its connection, and the work, along
+        lines = answer.aiter_lines()  # kept: thrown away, it would take the connection and the work along
         await anext(lines)
         async with asyncio.timeout(10):  # vLLM's gauges follow its work
             while await asyncio.to_thread(script.unfinished, port) < 1:  # noqa: ASYNC110

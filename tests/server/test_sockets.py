@@ -7,6 +7,7 @@ import base64
 from typing import Any
 
 import pytest
+from fastapi import WebSocket
 
 from server.events import StreamEvent
 from server.services import Services
@@ -299,3 +300,15 @@ async def test_a_cancel_that_comes_too_late_adds_no_second_end(
         socket.say(type="cancel", id="a")
         socket.say(type="ping")
         assert (await socket.hear())["type"] == "pong"
+
+
+async def test_a_connection_that_uvicorn_has_closed_ends_quietly(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closed(socket: WebSocket, text: str) -> None:
+        raise RuntimeError("Cannot call send once a close message has been sent")
+
+    monkeypatch.setattr(WebSocket, "send_text", closed)
+    async with connect(gateway.app) as socket:
+        socket.say(type="ping")
+    assert gateway.services.sockets.present == 0

@@ -8,12 +8,17 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from server.errors import MALFORMED, RequestRejected
 from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
-from server.wire import WireLimits
+from server.wire import WireLimits, bounded_protocol
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
@@ -188,3 +193,32 @@ async def test_a_client_that_takes_no_answers_gives_its_place_back(gateway: Gate
                 while gateway.services.admission.present == 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.2)  # a question that has been answered is gone by then
             await emptied(gateway)
+
+
+class Leaking:
+    """A transport whose client takes so much of what was written between two looks, and then nothing."""
+
+    def __init__(self, left: int, taken: int, looks: int) -> None:
+        self._sizes = [left - taken * look for look in range(looks)]
+        self.looks = 0
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        self.looks += 1
+        return self._sizes[min(self.looks, len(self._sizes)) - 1]
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+@pytest.mark.parametrize(("taken", "patient"), [(1000, True), (10, False), (0, False)])
+async def test_only_a_client_that_takes_too_little_is_cut_off(taken: int, patient: bool) -> None:
+    transport = Leaking(100_000, taken, 10)
+    bounds = WireLimits(stall_seconds=0.02, linger_seconds=0.01, bytes_per_second=1000)
+    protocol = bounded_protocol(bounds)(uvicorn.Config(FastAPI()), ServerState(), {})
+    protocol.transport = cast(asyncio.Transport, transport)
+    protocol.flow = FlowControl(protocol.transport)
+    protocol.pause_writing()
+    async with asyncio.timeout(PATIENCE):
+        await transport.aborted.wait()
+    assert (transport.looks >= 10) == patient

@@ -6,11 +6,12 @@ import random
 import re
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.pre_tokenizers import Split
 
 from engines.demo.language import Query, ask
 from engines.demo.scenes import render_scene
-from engines.demo.tokenizer import PHRASES, STOCK, VOCABULARY, train_tokenizer
+from engines.demo.tokenizer import PHRASES, STOCK, VOCABULARY, WORDS, train_tokenizer
 from server.settings import DEMO_BUNDLE
 
 
@@ -46,6 +47,12 @@ def test_the_parts_of_an_account_have_the_tokens_of_the_whole(
         first, *parts = filter(None, (account.wanted, account.overview, account.finding, account.covering))
         tokens = _ids(tokenizer, first) + [t for part in parts for t in _ids(tokenizer, f" {part}")]
         assert tokens == _ids(tokenizer, account.text)
+
+
+def test_a_third_less_is_written_than_with_a_token_a_word(tokenizer: Tokenizer, queries: list[Query]) -> None:
+    words = Split(Regex(WORDS), "isolated")
+    least = sum(len(words.pre_tokenize_str(query.reasoning)) for query in queries)
+    assert sum(len(_ids(tokenizer, query.reasoning)) for query in queries) < 0.69 * least
 
 
 def test_any_text_comes_back(tokenizer: Tokenizer, queries: list[Query]) -> None:
