@@ -31,7 +31,7 @@ from engines.finishing import DecodedMask, Finisher
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.interface import Mllm, Vectors
-from engines.mllm.results import Decision, ReasoningEnd
+from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd
 from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.request import SegmentRequest
 from engines.stopwatch import Stopwatch
@@ -305,10 +305,12 @@ class Pipeline:
     ) -> ByType | None:
         """The vectors that either decision would lead to, while a model that has written none is asked for it.
 
-        The server that gives them has nothing else to do then; in company it has, and there are none.
+        A server of their own has nothing else to do then; in company it has, and there are none.
         """
         request, decides = ticket.request, self._answer.tokens.modal is not None
         if reasoned.written or request.forced_type or not (decides and self._idle()):
+            return None
+        if not self._mllm.concentrates_apart:
             return None
         await asyncio.shield(warming)
         try:
@@ -332,7 +334,7 @@ class Pipeline:
             foreseen = await foreseeing
             if foreseen is not None and decision.objects == ticket.request.likely_objects:
                 return {kind: foreseen[kind] for kind in types}
-            return await self._vectors(ticket, image, reasoning, types, decision.objects)
+            return await self._vectors(ticket, image, reasoning, types, decision.objects, decision.known)
 
     async def _vectors(
         self,
@@ -341,10 +343,11 @@ class Pipeline:
         reasoning: str,
         mask_types: Sequence[MaskType],
         objects: int,
+        known: KnownStates = NOTHING_KNOWN,
     ) -> ByType:
         request, left = ticket.request, ticket.deadline.left()
         return await self._mllm.concentrate(
-            image.mllm, request.prompt, reasoning, mask_types, objects, timeout=left
+            image.mllm, request.prompt, reasoning, mask_types, objects, known=known, timeout=left
         )
 
     async def _make(

@@ -12,6 +12,7 @@ from engines.errors import BackendUnavailable
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.launcher import VllmServers
+from engines.mllm.tap.inbox import StatesInbox, open_inbox
 from engines.mllm.vllm_config import Role
 from engines.mllm.written import DecisionHead
 from engines.vision.runtimes import open_runtime
@@ -48,10 +49,15 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
     bundle = await asyncio.to_thread(Bundle.load, settings.bundle)
     async with AsyncExitStack() as stack:
         servers: VllmServers | None = None
-        urls = given_urls(settings, bundle.roles)
+        inbox: StatesInbox | None = None
+        roles = wanted_roles(settings, bundle)
+        urls = given_urls(settings, roles)
         if not urls:
+            if roles != bundle.roles:
+                inbox = await stack.enter_async_context(open_inbox())
+            address = inbox.address if inbox else None
             servers = VllmServers(
-                settings.vllm, bundle.mllm_path, settings.log_dir, bundle.roles, bundle.pooled
+                settings.vllm, bundle.mllm_path, settings.log_dir, roles, bundle.pooled, address
             )
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
@@ -69,10 +75,25 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
             urls.get("concentrate", ()),
             reader=bundle.reader,
             head=await asyncio.to_thread(DecisionHead.load, bundle.mllm_path, bundle.answer, tokens),
+            inbox=inbox,
             observer=observer,
         )
         mllm = await stack.enter_async_context(client)
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
+
+
+def wanted_roles(settings: Settings, bundle: Bundle) -> tuple[Role, ...]:
+    """The vLLM servers' roles: the bundle's, or without the second server where the first is tapped.
+
+    Raises BackendUnavailable where there is nothing to tap.
+    """
+    if settings.concentrate == "server":
+        return bundle.roles
+    if "reason" not in bundle.roles or "concentrate" not in bundle.roles:
+        raise BackendUnavailable(f"concentrate=tap: {bundle.name} has no second server that a tap could save")
+    if settings.reason_url or settings.concentrate_url:
+        raise BackendUnavailable("concentrate=tap: only a vLLM server that is started here can be tapped")
+    return ("reason",)
 
 
 def given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, tuple[str, ...]]:

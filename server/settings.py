@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         (), description="vLLM servers that run elsewhere, between commas; of all roles or of none"
     )
     concentrate_url: Urls = Field((), description="vLLM pooling servers that run elsewhere, between commas")
+    concentrate: Literal["server", "tap"] = Field(
+        "server",
+        description="where hidden states come from: a second vLLM `server`, or a `tap` in the one that reasons, which "
+        "must be started here, on a CPU",
+    )
     vllm: VllmConfig = VllmConfig()
 
     max_in_flight: PositiveInt = Field(16, description="requests worked on at once")

@@ -17,7 +17,15 @@ from engines.errors import MllmUnavailable, VisionFailed
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates, Written
+from engines.mllm.results import (
+    NOTHING_KNOWN,
+    Decision,
+    KnownStates,
+    ReasoningEnd,
+    RoleHealth,
+    TextStates,
+    Written,
+)
 from engines.vision.buckets import Buckets
 from engines.vision.config import (
     AdapterConfig,
@@ -95,6 +103,7 @@ class ScriptedMllm:
     """Set when a method begins to hang."""
     found: dict[str, list[Box]] = field(default_factory=dict)
     """The boxes of every question that holds the key."""
+    concentrates_apart: bool = True
 
     @asynccontextmanager
     async def _call(self, name: str) -> AsyncIterator[None]:
@@ -174,6 +183,7 @@ class ScriptedMllm:
         mask_types: Sequence[MaskType],
         objects: int,
         *,
+        known: KnownStates = NOTHING_KNOWN,
         timeout: float,
     ) -> dict[MaskType, NDArray[np.float32]]:
         async with self._call("concentrate"):

@@ -15,18 +15,27 @@ from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import DecisionSource, MaskType, ReasoningDelta
 from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
 from engines.mllm.boxes import Box, BoxParser
+from engines.mllm.concentrator import Concentrator, SecondServer, TappedServer
 from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.reading import TextReader
-from engines.mllm.results import Decision, ReasoningEnd, RoleHealth, TextStates, Written
+from engines.mllm.results import (
+    NOTHING_KNOWN,
+    Decision,
+    KnownStates,
+    ReasoningEnd,
+    RoleHealth,
+    TextStates,
+    Written,
+)
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
+from engines.mllm.tap.inbox import StatesInbox
+from engines.mllm.tap.told import Told
 from engines.mllm.wire import (
     ChatAnswer,
     Generation,
-    Pooling,
-    PoolingAnswer,
     Prefill,
     Reading,
     ReadingAnswer,
@@ -37,7 +46,7 @@ from engines.observers import MllmObserver
 
 
 class MllmClient:
-    """Asks ``reason`` servers to generate and ``concentrate`` servers for last-token states.
+    """Asks ``reason`` servers to generate, and ``concentrate`` servers or the same one for last-token states.
 
     `prompt` is the user's text as it came: special tokens in it, and in the `reasoning` handed back in, reach
     the model as plain text. `timeout` is in seconds from the call. Every method raises MllmUnavailable,
@@ -53,12 +62,14 @@ class MllmClient:
         *,
         reader: TextReader | None = None,
         head: DecisionHead | None = None,
+        inbox: StatesInbox | None = None,
         limits: RoutingLimits | None = None,
         observer: MllmObserver | None = None,
     ) -> None:
         """At least one URL for each role that the model has: boxes need no concentrate server, and one that only
-        reads, with `reader` for its tokens, no reason server. With `head` the model writes its answer behind the
-        reasoning, and the decision's probability comes from the concentrate server's state at that place.
+        reads, with `reader` for its tokens, no reason server. With `inbox` the reason server sends its states there,
+        and there is no other server. With `head` the model writes its answer behind the reasoning, and the decision's
+        probability comes from the state at that place.
 
         Raises BundleError if the tokenizer lacks a token of the answer.
         """
@@ -74,6 +85,11 @@ class MllmClient:
             for name, urls in (("reason", reason_urls), ("concentrate", concentrate_urls))
             if urls
         }
+        self._concentrator: Concentrator | None = None
+        if concentrate_urls:
+            self._concentrator = SecondServer(self._concentrate)
+        elif inbox is not None:
+            self._concentrator = TappedServer(self._reason, inbox, answer, tokens)
 
     async def __aenter__(self) -> Self:
         for role in self._roles():
@@ -115,9 +131,9 @@ class MllmClient:
         deadline = _deadline(timeout)
         parser = AnswerParser(self._answer.tokens.think_close, self._tokens.ids)
         usage, finished = Usage(), False
-        request = Generation(
-            self._prefill(image, prompt, self._answer.opened(), objects), self._reasoning_options(budget)
-        )
+        told = self._listen() if self._ending else None
+        options = {**self._reasoning_options(budget), **(told.options if told else {})}
+        request = Generation(self._prefill(image, prompt, self._answer.opened(), objects), options)
         async with aclosing(self._reason.stream(request, deadline)) as chunks:
             async for chunk in chunks:
                 usage, finished = chunk.usage or usage, finished or chunk.finished
@@ -127,7 +143,7 @@ class MllmClient:
                     break
         if text := parser.finish():
             yield ReasoningDelta(text, usage.completion_tokens)
-        written = self._ending.read(parser.tail) if self._ending and parser.closed else None
+        written = self._ending.read(parser.tail, told) if self._ending and parser.closed else None
         tokens = usage.completion_tokens - parser.tail_tokens
         yield ReasoningEnd(parser.text, usage.prompt_tokens, tokens, parser.closed, written)
 
@@ -149,37 +165,44 @@ class MllmClient:
         if mask_type is None and not self._answer.decides:
             raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         deadline = _deadline(timeout)
-        reasoning = self._tokens.escape(reasoning)
+        escaped = self._tokens.escape(reasoning)
         usage = Usage()
         source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
+        known: KnownStates = {}
         if mask_type is None and self._answer.tokens.modal is None:
             source = "question"
-            modal, read = await self._ask_words(image, prompt, deadline)
-            usage += read
+            modal, asked = await self._ask_words(image, prompt, deadline)
+            usage += asked
             mask_type = "modal" if modal >= 0.5 else "amodal"
         elif mask_type is None:
-            count = objects is None and self._answer.counts_at_once
-            reply = await self._ask(
-                image, prompt, ask_decision(self._answer, reasoning, count=count), deadline, objects
-            )
+            told = self._listen()
+            count = self._answer.counts_at_once and (objects is None or told is not None)
+            question = ask_decision(self._answer, escaped, count=count)
+            reply = await self._ask(image, prompt, question, deadline, objects, told)
             usage += reply.usage
             modal = p_modal(self._answer.tokens.decisions(), reply.positions[0])
             mask_type = "modal" if modal >= 0.5 else "amodal"
             if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
-                objects = count_objects(self._answer.tokens, reply.positions[1:])
+                counted = count_objects(self._answer.tokens, reply.positions[1:])
+                known = await self._known(reasoning, Written(mask_type, counted, told))
+                objects = counted if objects is None else objects
         if objects is None:
-            reply = await self._ask(image, prompt, ask_count(self._answer, reasoning, mask_type), deadline)
+            told = self._listen()
+            question = ask_count(self._answer, escaped, mask_type)
+            reply = await self._ask(image, prompt, question, deadline, told=told)
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
-        return Decision(modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens, source)
+            known = await self._known(reasoning, Written(mask_type, objects, told), closed=False)
+        read, written = usage.prompt_tokens, usage.completion_tokens
+        return Decision(modal, 1.0 - modal, objects, read, written, source, known)
 
     async def warm(
         self, image: MllmImage, prompt: str, *, objects: int | None = None, timeout: float
     ) -> None:
-        """Let the concentrate server prefill image and prompt, while the other one is reasoning."""
-        request = Pooling((self._prefill(image, prompt, self._answer.opened(), objects),))
-        await self._pool(request, timeout)
+        """Let a concentrate server prefill image and prompt, while the other one is reasoning."""
+        prefill = self._prefill(image, prompt, self._answer.opened(), objects)
+        await self._states_of.warm(prefill, _deadline(timeout))
 
     async def boxes(
         self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
@@ -227,14 +250,14 @@ class MllmClient:
         mask_types: Sequence[MaskType],
         objects: int,
         *,
+        known: KnownStates = NOTHING_KNOWN,
         timeout: float,
     ) -> dict[MaskType, NDArray[np.float32]]:
-        """Each mask type's concentration vectors, float32 [objects, D], in the objects' order; all in one call.
-
-        `objects` is at least 1.
+        """Each mask type's concentration vectors, float32 [objects, D], in the objects' order; what is not `known` is
+        asked, all at once. `objects` is at least 1.
         """
         texts = self._with_references(reasoning, mask_types, objects)
-        states = await self._states(image, prompt, texts, objects, timeout)
+        states = await self._states(image, prompt, texts, objects, known, timeout)
         return dict(zip(mask_types, np.split(states, len(mask_types)), strict=True))
 
     async def conclude(
@@ -256,11 +279,13 @@ class MllmClient:
         assert self._head is not None, "without its head no answer is read"
         closed = self._answer.closed(self._tokens.escape(reasoning))
         texts = [closed, *self._with_references(reasoning, mask_types, objects)]
-        states = await self._states(image, prompt, texts, objects, timeout)
+        known = await self._known(reasoning, written)
+        states = await self._states(image, prompt, texts, objects, known, timeout)
         try:
             modal = self._head.p_modal(states[0])
         except ValueError as error:
-            raise MllmUnavailable(f"the concentrate server gave {error}: is it this bundle's?") from error
+            name = self._states_of.name
+            raise MllmUnavailable(f"the {name} server gave {error}: is it this bundle's?") from error
         decision = Decision(modal, 1.0 - modal, objects)
         if decision.mask_type != written.mask_type:
             return None
@@ -274,15 +299,38 @@ class MllmClient:
             for k in range(1, objects + 1)
         ]
 
+    def _listen(self) -> Told | None:
+        """What to ask with for the states of the answer in a call, where they can be had, and are its text's."""
+        one_conversation = self._answer.several is None
+        return self._concentrator.listen() if self._concentrator and one_conversation else None
+
+    async def _known(self, reasoning: str, written: Written, *, closed: bool = True) -> KnownStates:
+        """The states that came with an answer; with `closed` the one that decides, too. None where none come."""
+        if written.told is None:
+            return NOTHING_KNOWN
+        texts = [self._answer.closed(self._tokens.escape(reasoning))] if closed else []
+        texts += self._with_references(reasoning, (written.mask_type,), written.objects)
+        states = await written.told.take(first=closed, others=written.objects)
+        return dict(zip(texts, states, strict=True))
+
     async def _states(
-        self, image: MllmImage, prompt: str, texts: Sequence[str], objects: int, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        texts: Sequence[str],
+        objects: int,
+        known: KnownStates,
+        timeout: float,
     ) -> NDArray[np.float32]:
-        """The state [D] of each text's last token, of prompts that ask for so many objects."""
-        request = Pooling(tuple(self._prefill(image, prompt, text, objects) for text in texts))
-        answer = await self._pool(request, timeout)
-        if len(answer.data) != len(request.prefills):
-            raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
-        return answer.vectors()
+        """The state [D] of each text's last token, of prompts that ask for so many objects; what is `known` is not
+        asked."""
+        asked = [text for text in texts if text not in known]
+        if not asked:
+            return np.stack([known[text] for text in texts])
+        prefills = [self._prefill(image, prompt, text, objects) for text in asked]
+        states = await self._states_of.states(prefills, _deadline(timeout))
+        given = {**known, **dict(zip(asked, states, strict=True))}
+        return np.stack([given[text] for text in texts])
 
     def _goes_on(self, parser: AnswerParser) -> bool:
         """Whether what follows the reasoning may still become an answer."""
@@ -299,8 +347,15 @@ class MllmClient:
     def _concentrate(self) -> RoutedRole:
         return self._by_role["concentrate"]
 
-    async def _pool(self, request: Pooling, timeout: float) -> PoolingAnswer:
-        return await self._concentrate.call(request, PoolingAnswer, _deadline(timeout))
+    @property
+    def concentrates_apart(self) -> bool:
+        """Whether a server of its own gives the vectors, which has nothing to do while the other one decides."""
+        return self._concentrator is not None and self._concentrator.apart
+
+    @property
+    def _states_of(self) -> Concentrator:
+        assert self._concentrator is not None, "a bundle of this kind has a concentrate server, or an inbox"
+        return self._concentrator
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str, objects: int | None = None) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt), objects), assistant)
@@ -315,10 +370,17 @@ class MllmClient:
         return p_modal(self._answer.question.words(), reply.positions[0]), reply.usage
 
     async def _ask(
-        self, image: MllmImage, prompt: str, question: Question, deadline: float, objects: int | None = None
+        self,
+        image: MllmImage,
+        prompt: str,
+        question: Question,
+        deadline: float,
+        objects: int | None = None,
+        told: Told | None = None,
     ) -> ChatAnswer:
         prefill = self._prefill(image, prompt, question.text, objects)
-        request = Generation(prefill, question.options(self._tokens))
+        options = {**question.options(self._tokens), **(told.options if told else {})}
+        request = Generation(prefill, options)
         return await self._reason.call(request, ChatAnswer, deadline)
 
     def _reasoning_options(self, budget: int) -> dict[str, object]:

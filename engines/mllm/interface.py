@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd, TextStates, Written
+from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd, TextStates, Written
 
 Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
 
 
 class Mllm(Protocol):
     """The language model's side, as `engines.mllm.client.MllmClient` has it; `timeout` in seconds."""
+
+    @property
+    def concentrates_apart(self) -> bool: ...
 
     def reason(
         self,
@@ -58,6 +61,7 @@ class Mllm(Protocol):
         mask_types: Sequence[MaskType],
         objects: int,
         *,
+        known: KnownStates = NOTHING_KNOWN,
         timeout: float,
     ) -> dict[MaskType, Vectors]: ...
 

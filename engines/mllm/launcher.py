@@ -16,10 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from engines.errors import EngineError, MllmUnavailable
+from engines.errors import BackendUnavailable, EngineError, MllmUnavailable
 from engines.mllm.leash import leashed
 from engines.mllm.role import VllmRole
 from engines.mllm.server_log import ServerLog
+from engines.mllm.tap.message import SOCKET
 from engines.mllm.vllm_config import (
     Pooled,
     Role,
@@ -174,11 +175,17 @@ class VllmServers:
         log_dir: Path | None = None,
         roles: Sequence[Role] = ("reason", "concentrate"),
         pooled: Pooled = "last",
+        inbox: Path | None = None,
     ) -> None:
-        """`pooled` is whose state a concentrate server gives. Raises BackendUnavailable if vLLM is not installed, or if
-        nothing can compile a model that should be compiled.
+        """`pooled` is whose state a concentrate server gives. With `inbox`, the address of one, a reason server sends
+        its own there.
+
+        Raises BackendUnavailable if vLLM is not installed, if nothing can compile a model that should be compiled, or
+        if states should be sent by a vLLM that cannot.
         """
         device = installed_device()
+        if inbox is not None and device != "cpu":
+            raise BackendUnavailable("concentrate=tap: only vLLM's CPU build is tapped so far")
         config = config.for_roles(len(roles), device)
         if device == "cpu" and "reason" in roles:
             log.info("vLLM (reason) runs %s", COMPILED[config.compile is True])
@@ -187,15 +194,17 @@ class VllmServers:
             zip(("reason", "concentrate"), _ports(config.reason_port, config.concentrate_port), strict=True)
         )
 
+        line = {SOCKET: str(inbox)} if inbox is not None else {}
+
         def server(role: Role) -> VllmServer:
             port = ports[role]
             command = Command(
                 [
                     *yielding(role, device),
                     sys.executable,
-                    *arguments(config, role, device, model, port, pooled),
+                    *arguments(config, role, device, model, port, pooled, tapped=inbox is not None),
                 ],
-                environment(config, role, device, os.environ, pooled),
+                environment(config, role, device, {**os.environ, **line}, pooled),
             )
             file = log_dir / f"vllm-{role}.log" if log_dir is not None else None
             return VllmServer(role, f"http://127.0.0.1:{port}", command, file, self._changed, pooled)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.events import DecisionSource, MaskType
+from engines.mllm.tap.told import Told
+
+KnownStates = Mapping[str, NDArray[np.float32]]
+"""Last hidden states [D], each by the assistant's text whose last token has it."""
+NOTHING_KNOWN: KnownStates = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer as the model wrote it. `objects` is 0 when it says there is no such object."""
+    """An answer as the model wrote it. `objects` is 0 when it says there is no such object.
+
+    `told` holds the states it was written from, where the server sends them.
+    """
 
     mask_type: MaskType
     objects: int
+    told: Told | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +53,7 @@ class Decision:
     `p_modal` + `p_amodal` = 1: the model's probabilities, normalised over the two; 1 and 0 when the caller
     forced the type. `objects` is 0 when the model says there is no such object. `prompt_tokens` and `tokens`
     count what was read and written for it; both 0 when nothing had to be asked. `source` says how the model was
-    asked, and means nothing where the caller forced the type.
+    asked, and means nothing where the caller forced the type. `known` are states that came with the answer.
     """
 
     p_modal: float
@@ -51,6 +62,7 @@ class Decision:
     prompt_tokens: int = 0
     tokens: int = 0
     source: DecisionSource = "model"
+    known: KnownStates = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def mask_type(self) -> MaskType:

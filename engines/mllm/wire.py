@@ -141,11 +141,16 @@ class _Choice(BaseModel):
     logprobs: _Logprobs
 
 
-class ChatAnswer(BaseModel):
+class Completion(BaseModel):
+    """A whole chat completion of which nothing but its end is of interest."""
+
+    usage: Usage
+
+
+class ChatAnswer(Completion):
     """A whole chat completion whose log-probabilities were asked for."""
 
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: Usage
 
     @property
     def positions(self) -> list[PositionLogprobs]:

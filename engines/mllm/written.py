@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from engines.errors import BundleError
+from engines.events import MaskType
 from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.results import Written
+from engines.mllm.tap.told import Told
 
 OUTPUT = "lm_head.weight"
 TIED_OUTPUTS = {"model.language_model.embed_tokens.weight", "model.embed_tokens.weight"}
@@ -36,13 +38,14 @@ class WrittenAnswer:
         self._longest = max(map(len, self._decisions)) + len(tokens.end)
         self._longest += max(MAX_OBJECTS * len(self._reference), len(tokens.no_object or ""))
 
-    def read(self, text: str) -> Written | None:
-        """The answer, if `text` is one."""
+    def read(self, text: str, told: Told | None = None) -> Written | None:
+        """The answer, if `text` is one, with the states it was written from."""
         match = self._pattern.fullmatch(text)
         if match is None:
             return None
         references = match["objects"] or ""
-        return Written("modal" if match["modal"] else "amodal", len(references) // len(self._reference))
+        mask_type: MaskType = "modal" if match["modal"] else "amodal"
+        return Written(mask_type, len(references) // len(self._reference), told)
 
     def begins(self, text: str) -> bool:
         """Whether `text` may be the beginning of an answer."""

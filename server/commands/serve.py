@@ -45,6 +45,10 @@ def serve(
     concentrate_url: Annotated[
         list[str] | None, typer.Option(help="A vLLM pooling server elsewhere; can be given many times.")
     ] = None,
+    concentrate: Annotated[
+        Literal["server", "tap"] | None,
+        typer.Option(help="A second vLLM server for hidden states, or a tap in the first one. [server]"),
+    ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="Devices for each vLLM server.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The language model's dtype. [bfloat16]")] = None,
     memory_share: Annotated[
@@ -77,6 +81,7 @@ def serve(
         "vision_threads": vision_threads,
         "reason_url": reason_url or None,
         "concentrate_url": concentrate_url or None,
+        "concentrate": concentrate,
         "max_in_flight": max_in_flight,
         "max_queued": max_queued,
         "log_level": log_level,

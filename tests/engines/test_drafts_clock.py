@@ -22,7 +22,7 @@ from engines.finishing import Finisher
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImage
-from engines.mllm.results import Decision, ReasoningEnd
+from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd
 from engines.pipeline import Pipeline
 from engines.request import MaskChoice, SegmentRequest
 from engines.vision.preprocess import Prepared
@@ -108,6 +108,7 @@ class CostlyMllm(ScriptedMllm):
         mask_types: Sequence[MaskType],
         objects: int,
         *,
+        known: KnownStates = NOTHING_KNOWN,
         timeout: float,
     ) -> dict[MaskType, NDArray[np.float32]]:
         self.reads.append(reasoning)

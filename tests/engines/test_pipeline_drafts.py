@@ -27,7 +27,7 @@ from engines.events import (
 )
 from engines.images import PreparedImage
 from engines.mllm.image import MllmImage
-from engines.mllm.results import ReasoningEnd
+from engines.mllm.results import NOTHING_KNOWN, KnownStates, ReasoningEnd
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
 from engines.vision import masks
@@ -62,10 +62,13 @@ class PacedMllm(ScriptedMllm):
         mask_types: Sequence[MaskType],
         objects: int,
         *,
+        known: KnownStates = NOTHING_KNOWN,
         timeout: float,
     ) -> dict[MaskType, NDArray[np.float32]]:
         self.reasonings.append((reasoning, mask_types[0], objects))
-        return await super().concentrate(image, prompt, reasoning, mask_types, objects, timeout=timeout)
+        return await super().concentrate(
+            image, prompt, reasoning, mask_types, objects, known=known, timeout=timeout
+        )
 
 
 async def run_paced(
