@@ -26,8 +26,9 @@ HEALTH_SECONDS = 2.0
 KNOWN_IMAGES = 4096
 DROPPED = frozenset({400, 500, 503})
 """How vLLM answers about an image that it no longer has: its front end with 400, its engine as a failure of its own."""
-MISLAID = frozenset({503})
-"""How its engine fails that never got an image its front end remembers: an earlier request was broken off between."""
+MISLAID = frozenset({500, 503})
+"""How its engine fails that never got an image its front end remembers: an earlier request was broken off between, or
+is still on its way."""
 LAST_LINE = "data: [DONE]"
 FAULTS = (httpx.HTTPError, aiohttp.ClientError)
 """What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
@@ -49,9 +50,9 @@ class VllmRole:
     Every call raises MllmUnavailable when the server cannot be reached, fails or refuses, DeadlineExceeded at
     `deadline` (the event loop's clock, seconds), and InvalidInput when the text is too long for the model.
     An image the server has seen is sent by name only, and one it has not with the first prefill of a call only, as
-    vLLM takes them in their order; should the server have dropped it, or fail as if it had, the call is repeated with
-    the data in each prefill once, while nothing has been yielded. `headers` gives what goes along with a call that is
-    about to be made.
+    vLLM takes them in their order; calls that come meanwhile wait until that one is being answered. Should the server
+    have dropped it, or fail as if it had, the call is repeated with the data in each prefill once, while nothing has
+    been yielded. `headers` gives what goes along with a call that is about to be made.
     """
 
     def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
@@ -59,6 +60,7 @@ class VllmRole:
         self.url = url
         self._headers = headers
         self._known = _RecentNames(KNOWN_IMAGES)
+        self._on_the_way: dict[str, asyncio.Event] = {}
         self._client = httpx.AsyncClient(
             base_url=url,
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
@@ -124,6 +126,28 @@ class VllmRole:
         return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
+        async with self._brought_once(request.image.digest):
+            return await self._sent(request, stream=stream)
+
+    @asynccontextmanager
+    async def _brought_once(self, image: str) -> AsyncIterator[None]:
+        """Let nobody else bring an image while one call does.
+
+        vLLM would take the second one as known, and might come to it first.
+        """
+        while image not in self._known and (under_way := self._on_the_way.get(image)):
+            await under_way.wait()
+        if image in self._known:
+            yield
+            return
+        arrived = self._on_the_way[image] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._on_the_way[image]
+            arrived.set()
+
+    async def _sent(self, request: Call, *, stream: bool) -> httpx.Response:
         data = self._data(request)
         response = await self._post(request, data, stream=stream)
         if response.status_code in (MISLAID if data == "each" else DROPPED):

@@ -89,7 +89,9 @@ async def bench(given: argparse.Namespace) -> int:
     size = Size(given.requests, given.clients)
     kept = read_ratios(given.ratios) if given.check else {}
     with tempfile.TemporaryDirectory() as logs:
-        async with open_systems(given.bundle, given.logs or Path(logs)) as systems:
+        async with open_systems(
+            given.bundle, given.logs or Path(logs), tap=given.concentrate == "tap"
+        ) as systems:
             if given.record:
                 return await keep(systems, size, given.rounds, given.record, given.ratios)
             found = await measure(systems, size, given.rounds)
@@ -108,6 +110,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
     parser.add_argument("--requests", type=int, default=16, help="pictures in each part of a round")
     parser.add_argument("--clients", type=int, default=16, help="how many clients at once are many")
+    parser.add_argument(
+        "--concentrate", choices=("server", "tap"), default="server", help="as `r2sm serve` has it"
+    )
     parser.add_argument("--logs", type=Path, help="a folder for the servers' logs")
     parser.add_argument("--ratios", type=Path, default=RATIOS, help="the file of kept ratios")
     parser.add_argument("--check", action="store_true", help="compare with the kept ratios; 1: one is worse")

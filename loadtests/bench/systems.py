@@ -9,10 +9,11 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +22,13 @@ import httpx
 from engines.bundles import Bundle
 from engines.mllm.launcher import VllmServers
 from engines.mllm.leash import leashed
+from engines.mllm.tap.inbox import StatesInbox, open_inbox
 from engines.mllm.vllm_config import VllmConfig
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.reference import Reference
 from loadtests.bench.script import PlainScript
+from loadtests.bench.tapped_script import TappedScript
 from loadtests.soak import gateway
 from server.client import SegmentClient
 
@@ -98,8 +101,10 @@ class Systems:
 
 
 @asynccontextmanager
-async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
+async def open_systems(path: Path, logs: Path, *, tap: bool = False) -> AsyncIterator[Systems]:
     """Start everything, one after another, so that nothing is warmed while it is short of cores.
+
+    With `tap` the gateway starts a vLLM server of its own, which is tapped, and the script has another one like it.
 
     Raises:
         EngineError: the bundle or an engine cannot be used.
@@ -107,29 +112,53 @@ async def open_systems(path: Path, logs: Path) -> AsyncIterator[Systems]:
     """
     bundle = Bundle.load(path)
     async with AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(
-            VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles)
-        )
-        await servers.wait_ready(START_SECONDS)
+        script, command = await _script(stack, bundle, path, logs, tap=tap)
         runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
         await asyncio.to_thread(runtime.warm_up)
-        pid, url = await stack.enter_async_context(gateway(serve_command(path, servers)))
+        pid, url = await stack.enter_async_context(gateway(command))
         yield Systems(
             reference=ReferenceAlone(await asyncio.to_thread(Reference, path)),
             litserve=await stack.enter_async_context(_other("litserve", path, logs)),
             fastapi=await stack.enter_async_context(_other("fastapi", path, logs)),
             gateway=Gateway(await stack.enter_async_context(SegmentClient(url)), pid),
-            script=await stack.enter_async_context(
-                PlainScript(bundle, servers.reason_url, servers.concentrate_url, runtime)
-            ),
+            script=await stack.enter_async_context(script(runtime)),
             runtime=runtime,
         )
 
 
-def serve_command(bundle: Path, servers: VllmServers, *options: str) -> list[str]:
-    """The command line of a gateway on servers that run already."""
-    urls = ["--reason-url", servers.reason_url, "--concentrate-url", servers.concentrate_url]
+async def _script(
+    stack: AsyncExitStack, bundle: Bundle, path: Path, logs: Path, *, tap: bool
+) -> tuple[Callable[[VisionRuntime], PlainScript], list[str]]:
+    """The script on vLLM servers that have been started for it, and the command line of a gateway like it."""
+    if tap:
+        inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs))
+        tapped = partial(TappedScript, bundle, url, url, inbox=inbox)
+        return tapped, serve_command(path, None, "--concentrate", "tap")
+    servers = await stack.enter_async_context(VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles))
+    await servers.wait_ready(START_SECONDS)
+    plain = partial(PlainScript, bundle, servers.reason_url, servers.concentrate_url)
+    return plain, serve_command(path, servers)
+
+
+@asynccontextmanager
+async def tapped_server(model: Path, logs: Path) -> AsyncIterator[tuple[StatesInbox, str]]:
+    """A reason server that sends its hidden states to the inbox: that, and the server's URL."""
+    folder = logs / "tapped"
+    folder.mkdir(exist_ok=True)
+    async with (
+        open_inbox() as inbox,
+        VllmServers(VllmConfig(), model, folder, ("reason",), inbox=inbox.address) as servers,
+    ):
+        await servers.wait_ready(START_SECONDS)
+        yield inbox, servers.reason_url
+
+
+def serve_command(bundle: Path, servers: VllmServers | None, *options: str) -> list[str]:
+    """The command line of a gateway on servers that run already, or on those that it starts."""
+    urls = (
+        ["--reason-url", servers.reason_url, "--concentrate-url", servers.concentrate_url] if servers else []
+    )
     words = [sys.executable, "-c", SERVE, "serve", "--port", "0", "--bundle", str(bundle), *urls]
     return [*words, "--log-level", "info", "--log-format", "text", *options]
 

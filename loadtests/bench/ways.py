@@ -1,13 +1,10 @@
 """``python -m loadtests.bench.ways``: other ways to run the language model, weighed against the two stock servers.
 
-*tap*: one server whose hidden states cost nothing at all. There is no such server; its requests leave the second one
-out, and their masks mean nothing. What it saves is the most that any tap can. With ``--server`` further reason servers
-are started. *states*: one server that really extracts the hidden states of what it writes, by vLLM's
-``extract_hidden_states``, and sends them here, by a connector of our own; their masks are real. *ngram*: the reason
-server with vLLM's n-gram proposer, and the second server. vLLM 0.32 fails where a server that speculates, as both do,
-is asked for the probabilities of chosen tokens, as the gateway does where no decision was written; there these two take
-one modal object for granted. *eager*: the reason server with its model uncompiled, and the second server, whose model
-is compiled.
+With ``--server`` further reason servers are started. *tap*: one that sends its hidden states, as ``--concentrate tap``
+has it, and no second server. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM 0.32
+fails where a server that speculates is asked for the probabilities of chosen tokens, as the gateway does where no
+decision was written; there *ngram* takes one modal object for granted. *eager*: the reason server with its model
+uncompiled, and the second server, whose model is compiled.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -28,7 +25,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx
 import numpy as np
@@ -41,12 +37,11 @@ from engines.events import MaskType
 from engines.images import PreparedImage
 from engines.mllm.launcher import VllmServers
 from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
-from engines.mllm.wire import Generation
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.script import PlainScript
-from loadtests.bench.states_inbox import SOCKET, TAG, StatesInbox, open_inbox
-from loadtests.bench.systems import START_SECONDS, child_server, free_port
+from loadtests.bench.systems import START_SECONDS, child_server, free_port, tapped_server
+from loadtests.bench.tapped_script import TappedScript
 from loadtests.bench.trials import milliseconds, process_cpu_ms, spell
 from loadtests.load.questions import as_new, demo_pictures
 from server.settings import DEMO_BUNDLE
@@ -54,59 +49,18 @@ from server.settings import DEMO_BUNDLE
 FIRST_SCENE = 90_000_000
 WARM_UP = 2
 STOCK = "stock"
-FURTHER = ("states", "ngram", "eager")
+TAP_WAY, NGRAM_WAY = "tap", "ngram"
+FURTHER = (TAP_WAY, NGRAM_WAY, "eager")
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
-INBOX = "states.sock"
 HERE = "here"
 """The script's own process: images, the vision runtime, masks."""
-
-
-class TapScript(PlainScript):
-    """The script without the second server, as if its answers were known. The vectors are all ones."""
-
-    name = "tap"
-
-    async def _warm(self, image: PreparedImage, prompt: str) -> None: ...
-
-    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
-        return np.ones((len(texts), self._runtime.config.vector_dim), np.float32)
 
 
 class GuessingScript(PlainScript):
     """The script that takes one modal object for granted where the model has not written its answer."""
 
-    name = "ngram"
-
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
         return "modal", 1
-
-
-class StatesScript(GuessingScript):
-    """The script without the second server: the first one sends the hidden states of what it has written."""
-
-    name = "states"
-
-    def __init__(self, *given: Any, inbox: StatesInbox) -> None:
-        super().__init__(*given)
-        self._inbox = inbox
-        self._tags: dict[tuple[str, str], str] = {}
-
-    async def _warm(self, image: PreparedImage, prompt: str) -> None: ...
-
-    def _reasoning_options(self, image: PreparedImage, prompt: str) -> dict[str, object]:
-        tag = self._tags[image.mllm.digest, prompt] = self._inbox.expect()
-        return {**super()._reasoning_options(image, prompt), "kv_transfer_params": {TAG: tag}}
-
-    async def _vectors(self, image: PreparedImage, prompt: str, texts: list[str]) -> NDArray[np.float32]:
-        """The written answer's: its reasoning's end, and its references, which are the last that were computed."""
-        states = await self._inbox.take(self._tags.pop((image.mllm.digest, prompt)))
-        objects = len(texts) - 1
-        if objects:
-            return np.stack([states[-(objects + 2)], *states[-objects:]])
-        tag = self._inbox.expect()
-        options = {"max_completion_tokens": 1, "kv_transfer_params": {TAG: tag}}
-        await self._post(self._reasoner, Generation(self._prefill(image, prompt, texts[0]), options))
-        return (await self._inbox.take(tag))[-1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +127,14 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
         await stock.wait_ready(START_SECONDS)
         runtime: VisionRuntime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
-        asked: dict[str, tuple[Callable[..., PlainScript], str]] = {
-            STOCK: (PlainScript, stock.reason_url),
-            TapScript.name: (TapScript, stock.reason_url),
-        }
-        scripts: dict[str, Callable[..., PlainScript]] = {"ngram": GuessingScript, "eager": PlainScript}
-        if StatesScript.name in further:
-            inbox = await stack.enter_async_context(open_inbox(bundle.mllm_path, logs / INBOX))
-            scripts[StatesScript.name] = partial(StatesScript, inbox=inbox)
+        asked: dict[str, tuple[Callable[..., PlainScript], str]] = {STOCK: (PlainScript, stock.reason_url)}
         for name in further:
-            started = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
-            asked[name] = (scripts[name], started)
+            if name == TAP_WAY:
+                inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs))
+                asked[name] = (partial(TappedScript, inbox=inbox), url)
+            else:
+                url = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
+                asked[name] = (GuessingScript if name == NGRAM_WAY else PlainScript, url)
         ways = {}
         for name, (kind, url) in asked.items():
             script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
@@ -196,37 +147,13 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
 async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
     """The URL of a reason server that speculates, which the launcher would not have (see above), or runs uncompiled."""
     port, device = free_port(), installed_device()
-    flags = further_flags(name, model, logs / INBOX)
+    flags = ("--speculative-config", json.dumps(NGRAM)) if name == NGRAM_WAY else ()
     config = VllmConfig(reason_flags=flags, compile=False if name == "eager" else None)
     config = config.for_roles(1, device)
     command = [sys.executable, *arguments(config, "reason", device, model, port)]
     surroundings = environment(config, "reason", device, os.environ)
     async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
         yield str(http.base_url)
-
-
-def further_flags(name: str, model: Path, inbox: Path) -> tuple[str, ...]:
-    """What makes vLLM guess n-grams, or extract the last layer's hidden states and send them to `inbox`."""
-    if name == "eager":
-        return ()
-    if name == "ngram":
-        return ("--speculative-config", json.dumps(NGRAM))
-    last = json.loads((model / "config.json").read_bytes())["text_config"]["num_hidden_layers"]
-    extracting = {
-        "method": "extract_hidden_states",
-        "num_speculative_tokens": 1,
-        "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": [last]}},
-    }
-    sending = {
-        "kv_connector": "StatesConnector",
-        "kv_connector_module_path": "loadtests.bench.states_connector",
-        "kv_role": "kv_producer",
-        "kv_connector_extra_config": {SOCKET: str(inbox)},
-    }
-    return (
-        *("--speculative-config", json.dumps(extracting)),
-        *("--kv-transfer-config", json.dumps(sending)),
-    )
 
 
 async def measure(ways: dict[str, Way], number: int, requests: int, clients: int) -> dict[str, Took]:
@@ -294,9 +221,8 @@ def as_lines(rounds: Sequence[dict[str, Took]]) -> list[dict[str, object]]:
             }
             for figure, ratios in compared.items()
         ]
-        if name != TapScript.name:
-            least = min(one[name].cosine for one in rounds)
-            lines.append({"figure": f"{name}_least_cosine", "over": STOCK, "value": round(least, 6)})
+        least = min(one[name].cosine for one in rounds)
+        lines.append({"figure": f"{name}_least_cosine", "over": STOCK, "value": round(least, 6)})
     return [{"figure": "cpu", "unit": "ms", "value": round(cost, 1), "rounds": len(rounds)}, *lines]
 
 

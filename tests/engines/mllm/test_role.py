@@ -55,10 +55,11 @@ async def test_one_that_fails_again_or_later_has_failed(events: tuple[object, ..
     assert len(server.seen) == tries
 
 
-async def test_a_retryable_failure_is_tried_again_though_the_image_was_sent() -> None:
+@pytest.mark.parametrize("status", [500, 503])
+async def test_a_retryable_failure_is_tried_again_though_the_image_was_sent(status: int) -> None:
     state = base64.b64encode(bytes(8)).decode()
     answers: list[tuple[object, int]] = [
-        (FAILED, 503),
+        (FAILED, status),
         ({"data": [{"index": 0, "object": "embedding", "embedding": state}]}, 200),
     ]
 
@@ -102,6 +103,33 @@ async def test_a_new_images_data_goes_with_the_first_prefill_and_with_all_if_tha
     assert [body.count("AAAA") for body in bodies] == copies
     assert [body.index("AAAA") < body.index("None") for body in bodies if body.count("AAAA") == 1] == [True]
     assert [body.count("sha256:a") for body in bodies] == [3] * len(bodies)
+
+
+@pytest.mark.parametrize("first_fails", [False, True])
+async def test_an_image_is_brought_by_one_call_while_others_wait_to_name_it(first_fails: bool) -> None:
+    """vLLM takes the second to bring an image as known, and can come to it before the first."""
+    state = base64.b64encode(bytes(8)).decode()
+    answer = {"data": [{"index": 0, "object": "embedding", "embedding": state}]}
+    go_on = asyncio.Event()
+
+    async def reply(exchange: Exchange) -> None:
+        await go_on.wait()
+        fails = first_fails and len(server.seen) == 1
+        await exchange.respond(FAILED if fails else answer, 404 if fails else 200)
+
+    async with scripted_server(reply) as server:
+        role = VllmRole("concentrate", server.url)
+        calls = [
+            asyncio.create_task(role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())) for _ in range(3)
+        ]
+        await asyncio.sleep(0.2)
+        assert len(server.seen) == 1
+        go_on.set()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        await role.aclose()
+    assert [isinstance(one, MllmUnavailable) for one in found] == [first_fails, False, False]
+    brought = ["AAAA" in str(exchange.body) for exchange in server.seen]
+    assert brought == ([True, True, False] if first_fails else [True, False, False])
 
 
 @pytest.mark.parametrize("states", [(b"?",), (bytes(3),), (bytes(4), bytes(8))])
