@@ -192,6 +192,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tapped_where_it_is_started(self) -> Self:
+        if self.concentrate == "tap" and (self.reason_url or self.concentrate_url):
+            raise ValueError(
+                "concentrate: only a vLLM server that is started here can be tapped: "
+                "leave reason_url and concentrate_url out"
+            )
+        return self
+
     @property
     def keyed(self) -> bool:
         """Whether callers need an API key."""

@@ -1,10 +1,10 @@
-"""Session fixture: both real vLLM servers, started once, on the bundle that ships or on a tiny random model."""
+"""Session fixtures: real vLLM servers, started once, on the bundle that ships or on a tiny random model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImageConfig
 from engines.mllm.launcher import VllmServers
+from engines.mllm.tap.inbox import StatesInbox, open_inbox
 from engines.mllm.vllm_config import VllmConfig
 from engines.mllm.written import DecisionHead
 from tests.tiny_model import IMAGE, build_tiny_model
@@ -24,13 +25,17 @@ START_SECONDS = 240.0
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model directory and the two servers that serve it; `bundle` is None for the tiny random model."""
+    """A model directory and the two servers that serve it, or one that is tapped into `inbox`.
+
+    `bundle` is None for the tiny random model.
+    """
 
     path: Path
     answer: AnswerFormat
     image: MllmImageConfig
     servers: VllmServers
     bundle: Path | None
+    inbox: StatesInbox | None = None
 
     @property
     def reason_url(self) -> str:
@@ -41,10 +46,11 @@ class ServedModel:
         return self.servers.concentrate_url
 
     def client(self) -> MllmClient:
-        """A new client of both servers; use it as an async context manager."""
+        """A new client of the servers; use it as an async context manager."""
         tokens = SpecialTokens.load(self.path)
         head = DecisionHead.load(self.path, self.answer, tokens)
-        return MllmClient(self.answer, tokens, (self.reason_url,), (self.concentrate_url,), head=head)
+        others = () if self.inbox else (self.concentrate_url,)
+        return MllmClient(self.answer, tokens, (self.reason_url,), others, head=head, inbox=self.inbox)
 
 
 def demo_bundle() -> Path | None:
@@ -52,6 +58,9 @@ def demo_bundle() -> Path | None:
     shipped = Path(__file__).parents[1] / "engines" / "demo" / "bundle"
     path = Path(os.environ.get("R2SM_BUNDLE") or shipped)
     return path if (path / "bundle.json").exists() else None
+
+
+CONFIG = VllmConfig(kv_cache_gib=0.25, mm_cache_gib=0.01)
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +74,20 @@ async def served_model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     else:
         loaded = Bundle.load(bundle)
         path, answer, image = loaded.mllm_path, loaded.answer, loaded.mllm_image
-    async with VllmServers(VllmConfig(kv_cache_gib=0.25, mm_cache_gib=0.01), path, logs) as servers:
+    async with VllmServers(CONFIG, path, logs) as servers:
         await servers.wait_ready(START_SECONDS)
         yield ServedModel(path, answer, image, servers, bundle)
+
+
+@pytest.fixture(scope="session")
+async def tapped_model(
+    served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServedModel]:
+    """The same model on one server that sends its hidden states."""
+    path, logs = served_model.path, tmp_path_factory.mktemp("tapped")
+    async with (
+        open_inbox() as inbox,
+        VllmServers(CONFIG, path, logs, ("reason",), inbox=inbox.address) as servers,
+    ):
+        await servers.wait_ready(START_SECONDS)
+        yield replace(served_model, servers=servers, inbox=inbox)

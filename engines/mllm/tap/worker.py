@@ -6,21 +6,15 @@ twice and nothing is kept: of vLLM 0.32, `execute_model_state`, `input_batch` an
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from vllm.v1.worker.cpu_worker import CPUWorker
 
+from engines.mllm.tap.line import Line
 from engines.mllm.tap.message import BEFORE, OF, SOCKET, TAG, Message
-
-SEND_SECONDS = 1.0
-"""How long a gateway that does not read may hold up the model before its states are dropped."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -89,33 +83,3 @@ class TapWorker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped 
 
     def _send(self, wish: Wish, state: torch.Tensor, *, anew: bool) -> None:
         self._line.send(Message(wish.tag, anew, state.float().numpy()).frame())
-
-
-class Line:
-    """A connection to the gateway's inbox, made when it is needed; what cannot be sent is dropped, and said so."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._socket: socket.socket | None = None
-
-    def send(self, frame: bytes) -> None:
-        """Send a frame whole, or not at all."""
-        try:
-            if self._socket is None:
-                self._socket = self._connected()
-            self._socket.sendall(frame)
-        except OSError as fault:
-            log.warning("a hidden state could not be sent to the gateway: %s", fault)
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-
-    def _connected(self) -> socket.socket:
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        line.settimeout(SEND_SECONDS)
-        try:
-            line.connect(self._address)
-        except OSError:
-            line.close()
-            raise
-        return line

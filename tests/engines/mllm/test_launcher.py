@@ -12,12 +12,14 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
-from engines.errors import MllmUnavailable
+from engines.errors import BackendUnavailable, MllmUnavailable
 from engines.mllm import launcher, leash
 from engines.mllm.launcher import Command, VllmServer, VllmServers
+from engines.mllm.tap.message import SOCKET
 from engines.mllm.vllm_config import VllmConfig
 
 STAND_IN = Path(__file__).parent / "stand_in_server.py"
@@ -160,6 +162,22 @@ async def test_a_server_that_cannot_start_is_named_with_its_last_words(
     with pytest.raises(MllmUnavailable, match=words):
         await servers.wait_ready(30.0)
     await servers.stop()
+
+
+def test_only_the_cpu_build_is_tapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "installed_device", lambda: "cuda")
+    with pytest.raises(BackendUnavailable, match="concentrate=tap: only vLLM's CPU build"):
+        VllmServers(VllmConfig(), tmp_path, roles=("reason",), inbox=tmp_path / "inbox")
+
+
+async def test_a_tapped_server_is_told_where_the_inbox_is(tmp_path: Path) -> None:
+    servers = VllmServers(VllmConfig(), tmp_path, roles=("reason",), inbox=tmp_path / "inbox")
+    [command] = [server._command for server in servers._servers]
+    assert command.environment[SOCKET] == str(tmp_path / "inbox")
+    worker = command.arguments[list(command.arguments).index("--worker-cls") + 1]
+    assert resolve_name(worker).__name__ == "TapWorker"
+    plain = VllmServers(VllmConfig(), tmp_path)
+    assert not any("--worker-cls" in server._command.arguments for server in plain._servers)
 
 
 async def test_waiting_ends_in_time_and_reports_progress(tmp_path: Path) -> None:

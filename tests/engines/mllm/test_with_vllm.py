@@ -1,9 +1,10 @@
-"""The client against both real vLLM servers: vectors held against transformers, prompts, streams and caches."""
+"""The client against real vLLM, two servers or a tapped one: vectors as in transformers, prompts, streams, caches."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
+from engines.demo.language import ask
+from engines.demo.scenes import render_scene
 from engines.errors import DeadlineExceeded, InvalidInput
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.client import MllmClient
@@ -37,6 +40,7 @@ PROMPTS = (
     "Is there a lamp? Mark what can be seen of it.",
 )
 REASONING = "The red mug stands behind the box; the box covers its handle."
+FIRST_SCENE = 20_000_000
 COLOURS = ("red", "blue", "green", "orange")
 
 
@@ -81,15 +85,18 @@ class Reference:
         )
         return dict(self._processor(text=[text], images=[pixels], return_tensors="pt"))
 
-    @torch.inference_mode()
     def vectors(self, ask: Ask, reasoning: str = REASONING) -> NDArray[np.float32]:
         """The last hidden states at the reference tokens, all from one forward pass: float32 [K, D]."""
-        answer = self._served.answer
-        assistant = answer.with_references(reasoning, ask.mask_type, ask.objects)
-        inputs = self.inputs(scene(ask.scene), ask.prompt, assistant)
+        assistant = self._served.answer.with_references(reasoning, ask.mask_type, ask.objects)
+        return self.states(scene(ask.scene), ask.prompt, assistant)[-ask.objects :]
+
+    @torch.inference_mode()
+    def states(self, image: Image.Image, prompt: str, assistant: str) -> NDArray[np.float32]:
+        """All last hidden states, float32 [T, D]."""
+        inputs = self.inputs(image, prompt, assistant)
         states = self._model(**inputs, output_hidden_states=True).hidden_states[-1][0]
-        vectors: NDArray[np.float32] = states[-ask.objects :].float().numpy()
-        return vectors
+        found: NDArray[np.float32] = states.float().numpy()
+        return found
 
     @torch.inference_mode()
     def logits(self, image: Image.Image, prompt: str, assistant: str) -> torch.Tensor:
@@ -106,9 +113,12 @@ def reference(served_model: ServedModel) -> Iterator[Reference]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-async def client(served_model: ServedModel) -> AsyncIterator[MllmClient]:
-    async with served_model.client() as client:
+@pytest.fixture(params=["server", "tap"])
+async def client(
+    request: pytest.FixtureRequest, served_model: ServedModel, tapped_model: ServedModel
+) -> AsyncIterator[MllmClient]:
+    """Of both ways to the hidden states."""
+    async with (tapped_model if request.param == "tap" else served_model).client() as client:
         yield client
 
 
@@ -166,13 +176,12 @@ async def test_objects_have_different_vectors(client: MllmClient, images: list[M
     assert max(cosine(first, second), cosine(second, third), cosine(first, third)) < SAME
 
 
-async def test_warming_leaves_only_the_tail_to_be_prefilled(
-    client: MllmClient, served_model: ServedModel
-) -> None:
+async def test_warming_leaves_only_the_tail_to_be_prefilled(served_model: ServedModel) -> None:
     image = prepare_image(scene(3), "sha256:warm", served_model.image)
-    await client.warm(image, PROMPTS[0], timeout=SECONDS)
-    before = await metric(served_model.concentrate_url, "prefix_cache_hits_total{")
-    await client.concentrate(image, PROMPTS[0], "", ["modal"], 1, timeout=SECONDS)
+    async with served_model.client() as client:
+        await client.warm(image, PROMPTS[0], timeout=SECONDS)
+        before = await metric(served_model.concentrate_url, "prefix_cache_hits_total{")
+        await client.concentrate(image, PROMPTS[0], "", ["modal"], 1, timeout=SECONDS)
     assert await metric(served_model.concentrate_url, "prefix_cache_hits_total{") - before >= 32
 
 
@@ -183,8 +192,10 @@ async def metric(url: str, begin: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{begin}"))
 
 
-async def reason(client: MllmClient, image: MllmImage, budget: int) -> tuple[list[str], ReasoningEnd]:
-    items = [item async for item in client.reason(image, PROMPTS[0], budget, timeout=SECONDS)]
+async def reason(
+    client: MllmClient, image: MllmImage, budget: int, prompt: str = PROMPTS[0]
+) -> tuple[list[str], ReasoningEnd]:
+    items = [item async for item in client.reason(image, prompt, budget, timeout=SECONDS)]
     deltas = [item.text for item in items[:-1] if isinstance(item, ReasoningDelta)]
     assert isinstance(items[-1], ReasoningEnd)
     return deltas, items[-1]
@@ -260,6 +271,34 @@ async def test_a_model_that_was_trained_to_writes_its_answer_behind_the_reasonin
     assert end.written == Written(asked.mask_type, asked.objects)
 
 
+async def test_the_states_of_what_the_model_wrote_are_transformers(
+    tapped_model: ServedModel, reference: Reference
+) -> None:
+    """They came while it wrote; the second server would have read them again."""
+    if tapped_model.bundle is None:
+        pytest.skip("no demo bundle: a random model ends no reasoning")
+    scenes = [render_scene(FIRST_SCENE + number, longest=320) for number in range(3)]
+    prompts = [ask(scene, random.Random(0), 1)[0].prompt for scene in scenes]
+    pictures = [Image.fromarray(scene.image) for scene in scenes]
+    shown = [prepare_image(one, f"sha256:{n}", tapped_model.image) for n, one in enumerate(pictures)]
+    async with tapped_model.client() as client:
+        pairs = zip(shown, prompts, strict=True)
+        ends = await asyncio.gather(*(reason(client, image, 160, prompt) for image, prompt in pairs))
+        before = await metric(tapped_model.reason_url, "request_success_total{")
+        for place, (_, end) in enumerate(ends):
+            assert end.written is not None
+            kind, objects = end.written.mask_type, end.written.objects
+            concluded = await client.conclude(
+                shown[place], prompts[place], end.text, end.written, [kind], objects, timeout=SECONDS
+            )
+            assert concluded is not None
+            assistant = tapped_model.answer.with_references(end.text, kind, objects)
+            expected = reference.states(pictures[place], prompts[place], assistant)[-objects:]
+            likeness = [cosine(one, other) for one, other in zip(concluded[1][kind], expected, strict=True)]
+            assert min(likeness) >= SAME
+        assert await metric(tapped_model.reason_url, "request_success_total{") == before, "it was asked again"
+
+
 async def test_leaving_a_stream_aborts_the_request_in_vllm(
     served_model: ServedModel, images: list[MllmImage]
 ) -> None:
@@ -286,8 +325,7 @@ async def test_an_image_the_server_no_longer_has_is_sent_again(
     client: MllmClient, reference: Reference, served_model: ServedModel
 ) -> None:
     image = prepare_image(scene(1), "sha256:forgotten", served_model.image)
-    for role in (client._reason, client._concentrate):
-        assert role is not None
+    for role in client._roles():
         role._servers[0].role._known.add(image.digest)  # as if the server had seen it and dropped it since
     decision = await client.decide(image, PROMPTS[1], "", objects=1, timeout=SECONDS)
     assert 0.0 < decision.p_modal < 1.0
@@ -344,7 +382,7 @@ async def test_a_prompt_longer_than_the_model_reads_is_the_callers_fault(
     with pytest.raises(InvalidInput, match="too long"):
         await client.decide(images[0], "🫖" * 4000, "", timeout=SECONDS)
     with pytest.raises(InvalidInput, match="too long"):
-        await client.warm(images[0], "🫖" * 4000, timeout=SECONDS)
+        await client.concentrate(images[0], "🫖" * 4000, "", ["modal"], 1, timeout=SECONDS)
     with pytest.raises(InvalidInput, match="too long"):
         await reason(client, images[0], 100_000)
 
@@ -359,5 +397,5 @@ async def reason_until(client: MllmClient, image: MllmImage, timeout: float) -> 
         pass
 
 
-async def test_both_servers_are_well(client: MllmClient) -> None:
-    assert [role.healthy for role in await client.health()] == [True, True]
+async def test_all_servers_are_well(client: MllmClient) -> None:
+    assert {role.healthy for role in await client.health()} == {True}
