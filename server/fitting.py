@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.bundles import Bundle
 from engines.bundles.requirements import Requirements, requirements
-from engines.errors import BundleError
+from engines.errors import BackendUnavailable, BundleError
+from engines.mllm.vllm_config import Role
 from server.settings import Settings
 
 GIB = 2**30
@@ -34,15 +35,30 @@ def this_machine() -> Machine:
     return Machine("CPU", 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
+def wanted_roles(settings: Settings, bundle: Bundle) -> tuple[Role, ...]:
+    """The vLLM servers' roles: the bundle's, or without the second server where the first is tapped.
+
+    Raises BackendUnavailable where there is nothing to tap.
+    """
+    if settings.concentrate == "server":
+        return bundle.roles
+    if "reason" not in bundle.roles or "concentrate" not in bundle.roles:
+        raise BackendUnavailable(f"concentrate=tap: {bundle.name} has no second server that a tap could save")
+    return ("reason",)
+
+
 def misfits(settings: Settings, machine: Machine, *, vision_alone: bool = False) -> list[str]:
     """What keeps `machine` from serving the settings' bundle as they say, a sentence each; digests are not compared.
 
     `vision_alone`: the vLLM servers take none of the machine's memory.
     """
     try:
-        needs = requirements(Bundle.load(settings.bundle, verify=False))
+        bundle = Bundle.load(settings.bundle, verify=False)
+        needs = replace(requirements(bundle), servers=len(wanted_roles(settings, bundle)))
     except BundleError as error:
         return [f"bundle: {error}"]
+    except BackendUnavailable as error:
+        return [str(error)]
     if vision_alone:
         return [*_heads(settings, needs), *_whole(needs.vision, machine)]
     return [*_heads(settings, needs), *_memory(settings, needs, machine)]

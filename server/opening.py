@@ -16,6 +16,7 @@ from engines.mllm.tap.inbox import StatesInbox, open_inbox
 from engines.mllm.vllm_config import Role
 from engines.mllm.written import DecisionHead
 from engines.vision.runtimes import open_runtime
+from server.fitting import wanted_roles
 from server.services import Engines
 from server.settings import Settings
 from server.telemetry.telemetry import Telemetry
@@ -80,18 +81,6 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         )
         mllm = await stack.enter_async_context(client)
         yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
-
-
-def wanted_roles(settings: Settings, bundle: Bundle) -> tuple[Role, ...]:
-    """The vLLM servers' roles: the bundle's, or without the second server where the first is tapped.
-
-    Raises BackendUnavailable where there is nothing to tap.
-    """
-    if settings.concentrate == "server":
-        return bundle.roles
-    if "reason" not in bundle.roles or "concentrate" not in bundle.roles:
-        raise BackendUnavailable(f"concentrate=tap: {bundle.name} has no second server that a tap could save")
-    return ("reason",)
 
 
 def given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, tuple[str, ...]]:

@@ -1,13 +1,12 @@
-"""Which vLLM servers there are: elsewhere, those that the bundle's grounder needs, or none; here, tapped or not."""
+"""The URLs of vLLM servers that run elsewhere: those that the bundle's grounder needs, or none."""
 
 from __future__ import annotations
 
 import pytest
 
-from engines.bundles import Bundle
 from engines.errors import BackendUnavailable
-from server.opening import given_urls, wanted_roles
-from server.settings import DEMO_BUNDLE, Settings
+from server.opening import given_urls
+from server.settings import Settings
 
 
 def test_a_grounder_needs_the_urls_of_its_roles() -> None:
@@ -24,19 +23,6 @@ def test_a_grounder_needs_the_urls_of_its_roles() -> None:
 def test_a_url_that_is_missing_is_named() -> None:
     with pytest.raises(BackendUnavailable, match=r"concentrate_url is not set: .* reason, concentrate"):
         given_urls(Settings(reason_url=("http://a",)), ("reason", "concentrate"))
-
-
-def test_a_tap_saves_the_second_server_where_there_is_one() -> None:
-    demo = Bundle.load(DEMO_BUNDLE)
-    assert wanted_roles(Settings(), demo) == ("reason", "concentrate")
-    assert wanted_roles(Settings(concentrate="tap"), demo) == ("reason",)
-
-
-@pytest.mark.parametrize("roles", [("reason",), ("concentrate",)])
-def test_where_there_is_none_it_is_said(monkeypatch: pytest.MonkeyPatch, roles: tuple[str, ...]) -> None:
-    monkeypatch.setattr(Bundle, "roles", roles)
-    with pytest.raises(BackendUnavailable, match=r"concentrate=tap: .* has no second server"):
-        wanted_roles(Settings(concentrate="tap"), Bundle.load(DEMO_BUNDLE))
 
 
 @pytest.mark.parametrize("elsewhere", ["reason_url", "concentrate_url"])
