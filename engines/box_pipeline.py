@@ -122,7 +122,7 @@ class BoxPipeline(Pipeline):
             decoded = await self._decoder.submit_all(items, patient=ticket.request.patient)
         masks = [DecodedMask(n, kind, one) for (n, kind, _), one in zip(wanted, decoded, strict=True)]
         with ticket.watch.stage("finish"):
-            await self._finish(ticket, image, masks)
+            await self._maker.finish(ticket, image, masks)
 
     def _item(self, ticket: Ticket, image: PreparedImage, embedding: Embedding, box: Box) -> DecodeItem:
         """The request's own points beside the model's box; a box of the request takes the place of the model's."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-
-import numpy as np
-from numpy.typing import NDArray
 
 from engines.batching import MicroBatcher
 from engines.deadline import Deadline
 from engines.draft_budget import Clock, DraftBudget, DraftLimits, Experience
 from engines.drafts import Drafter
+from engines.early import EarlyDecoder
 from engines.embeddings import Embeddings
 from engines.errors import MllmUnavailable, first_fault
 from engines.events import (
@@ -27,10 +25,11 @@ from engines.events import (
     MaskType,
     Usage,
 )
-from engines.finishing import DecodedMask, Finisher
+from engines.finishing import Finisher
 from engines.images import PreparedImage
+from engines.making import MaskMaker
 from engines.mllm.answer import AnswerFormat
-from engines.mllm.interface import Mllm, Vectors
+from engines.mllm.interface import Hear, Mllm, Vector, Vectors
 from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd
 from engines.observers import NoPipelineObserver, PipelineObserver
 from engines.request import SegmentRequest
@@ -44,8 +43,6 @@ ByType = dict[MaskType, Vectors]
 Ahead = asyncio.Task[ByType | None]
 """Vectors that are asked for early, if they are."""
 LoadImage = Callable[[], Awaitable[PreparedImage]]
-ObjectVectors = Sequence[NDArray[np.float32] | None] | Vectors
-"""One for each object; None where points say it all."""
 
 
 class Pipeline:
@@ -71,6 +68,7 @@ class Pipeline:
         self._embeddings = embeddings
         self._decoder = decoder
         self._finisher = finisher
+        self._maker = MaskMaker(decoder, finisher)
         self._observer = observer or NoPipelineObserver()
         self._drafts = drafts or DraftLimits()
         self._experience = Experience()
@@ -153,20 +151,21 @@ class Pipeline:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
-            reasoned = await self._reason(ticket, image, drafter)
-            foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
-            decision, vectors = await self._conclude(ticket, image, reasoned, warming)
-            masks: list[MaskReady] = []
-            if decision.objects == 0:
-                encoding.cancel()
-                warming.cancel()
-                foreseeing.cancel()
-            else:
-                await warming  # a prefill of the same prefix beside it would be done twice
-                if vectors is None:
-                    vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
-                masks = await self._make(ticket, image, await encoding, vectors)
-                self._learn(ticket)
+            async with self._early_decoder(ticket, image, encoding) as early:
+                reasoned = await self._reason(ticket, image, drafter, early.hear)
+                foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
+                decision, vectors = await self._conclude(ticket, image, reasoned, warming)
+                masks: list[MaskReady] = []
+                if decision.objects == 0:
+                    encoding.cancel()
+                    warming.cancel()
+                    foreseeing.cancel()
+                else:
+                    await warming  # a prefill of the same prefix beside it would be done twice
+                    if vectors is None:
+                        vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
+                    masks = await self._maker.make(ticket, image, await encoding, vectors, early.begun)
+                    self._learn(ticket)
         ticket.watch.mark("total")
         scores = await self._finisher.score(drafter.drawn, masks)
         prompt_tokens = reasoned.prompt_tokens or decision.prompt_tokens
@@ -176,7 +175,7 @@ class Pipeline:
     async def _by_points(self, ticket: Ticket, image: PreparedImage) -> None:
         """One modal mask of what is pointed at: nobody asks the language model."""
         ticket.emit(DecisionMade("modal", 1.0, "request", objects=1))
-        await self._make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
+        await self._maker.make(ticket, image, await self._encode(ticket, image), {"modal": [None]})
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds))
 
@@ -220,7 +219,7 @@ class Pipeline:
             if not self._idle():
                 return []
             with budget.spending():
-                decoded = await self._decode(ticket, image, embedding, vectors, patient=True)
+                decoded = await self._maker.decode(ticket, image, embedding, vectors, patient=True)
                 return await self._finisher.masks(image.vision, decoded)
 
         def emit(draft: MaskDrafted) -> None:
@@ -228,6 +227,22 @@ class Pipeline:
             ticket.emit(draft)
 
         return Drafter(request.drafts_wanted, draw, self._idle, budget.affords_another, emit)
+
+    def _early_decoder(
+        self, ticket: Ticket, image: PreparedImage, encoding: asyncio.Task[Embedding]
+    ) -> EarlyDecoder:
+        """In company vectors are left to the batch that they will be decoded in."""
+
+        async def decode(mask_type: MaskType, vector: Vector) -> Decoded:
+            with ticket.watch.stage("early"):
+                [one] = await self._maker.decode(ticket, image, encoding.result(), {mask_type: [vector]})
+            return one.decoded
+
+        def wanted(mask_type: MaskType) -> bool:
+            meant = ticket.request.forced_type in (None, mask_type)
+            return meant and self._idle() and encoding.done()
+
+        return EarlyDecoder(decode, wanted)
 
     def _idle(self) -> bool:
         """Whether there is room for work that can be done without."""
@@ -238,14 +253,19 @@ class Pipeline:
         if self._idle():
             took = ticket.watch.milliseconds
             reading = max(took["concentrate"], took.get("foresee", 0.0))  # nobody waits for what was foreseen
-            making = reading + took["decode"] + took["finish"]
+            decoding = max(took["decode"], took.get("early", 0.0))
+            making = reading + decoding + took["finish"]
             self._experience.note(ticket.request.known_length, took["reason"] / 1000, making / 1000)
 
-    async def _reason(self, ticket: Ticket, image: PreparedImage, drafter: Drafter) -> ReasoningEnd:
+    async def _reason(
+        self, ticket: Ticket, image: PreparedImage, drafter: Drafter, hear: Hear
+    ) -> ReasoningEnd:
         request = ticket.request
         budget = self._answer.budget(request.reasoning, request.max_reasoning_tokens)
         left = ticket.deadline.left()
-        stream = self._mllm.reason(image.mllm, request.prompt, budget, objects=request.objects, timeout=left)
+        stream = self._mllm.reason(
+            image.mllm, request.prompt, budget, objects=request.objects, hear=hear, timeout=left
+        )
         text = ""
         with ticket.watch.stage("reason"):
             async with aclosing(stream), drafter:
@@ -349,53 +369,3 @@ class Pipeline:
         return await self._mllm.concentrate(
             image.mllm, request.prompt, reasoning, mask_types, objects, known=known, timeout=left
         )
-
-    async def _make(
-        self,
-        ticket: Ticket,
-        image: PreparedImage,
-        embedding: Embedding,
-        vectors: Mapping[MaskType, ObjectVectors],
-    ) -> list[MaskReady]:
-        """From the vectors to the masks and all that is made of them."""
-        with ticket.watch.stage("decode"):
-            decoded = await self._decode(ticket, image, embedding, vectors)
-        with ticket.watch.stage("finish"):
-            if ticket.request.heatmap and ticket.request.prompt:  # nothing but words gives a heatmap
-                for heatmap in await self._finisher.heatmaps(image.vision, decoded):
-                    ticket.emit(heatmap)
-            return await self._finish(ticket, image, decoded)
-
-    async def _decode(
-        self,
-        ticket: Ticket,
-        image: PreparedImage,
-        embedding: Embedding,
-        vectors: Mapping[MaskType, ObjectVectors],
-        *,
-        patient: bool = False,
-    ) -> list[DecodedMask]:
-        """Every object's masks, in one group: object by object, modal before amodal; `patient` lets others first."""
-        objects = len(next(iter(vectors.values())))
-        wanted = [(number, mask_type) for number in range(objects) for mask_type in vectors]
-        visual, size = ticket.request.visual, image.vision.size
-        sparse = None if visual is None else visual.sparse(image.vision.original, size, image.vision.corner)
-        items = [DecodeItem(embedding, vectors[kind][number], size, sparse) for number, kind in wanted]
-        decoded = await self._decoder.submit_all(items, patient=patient or ticket.request.patient)
-        return [DecodedMask(number, kind, one) for (number, kind), one in zip(wanted, decoded, strict=True)]
-
-    async def _finish(
-        self, ticket: Ticket, image: PreparedImage, decoded: list[DecodedMask]
-    ) -> list[MaskReady]:
-        request = ticket.request
-        masks = await self._finisher.masks(image.vision, decoded)
-        for mask in masks:
-            ticket.watch.mark("ttfm")
-            ticket.emit(mask)
-        if request.mask_type == "both":
-            for hidden in await self._finisher.hidden(masks):
-                ticket.emit(hidden)
-        if request.union:
-            for union in await self._finisher.unions(masks):
-                ticket.emit(union)
-        return masks

@@ -38,7 +38,7 @@ class ReadingPipeline(Pipeline):
         with ticket.watch.stage("decode"):
             [decoded] = await self._decoder.submit_all([item], patient=request.patient)
         with ticket.watch.stage("finish"):
-            await self._finish(ticket, image, [DecodedMask(0, "modal", decoded)])
+            await self._maker.finish(ticket, image, [DecodedMask(0, "modal", decoded)])
         self._end(ticket, states)
 
     def _tell(self, ticket: Ticket) -> None:

@@ -17,6 +17,7 @@ from engines.errors import MllmUnavailable, VisionFailed
 from engines.events import MaskType, ReasoningDelta
 from engines.mllm.boxes import Box
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.results import (
     NOTHING_KNOWN,
     Decision,
@@ -104,6 +105,8 @@ class ScriptedMllm:
     found: dict[str, list[Box]] = field(default_factory=dict)
     """The boxes of every question that holds the key."""
     concentrates_apart: bool = True
+    overheard: bool = False
+    """Whether the vectors of what is written are told before its text ends."""
 
     @asynccontextmanager
     async def _call(self, name: str) -> AsyncIterator[None]:
@@ -121,7 +124,14 @@ class ScriptedMllm:
             self.running -= 1
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        hear: Hear | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         if budget == 0:
             yield ReasoningEnd("", 0, 0, closed=True)
@@ -139,6 +149,10 @@ class ScriptedMllm:
                 self.reached.set()
                 await asyncio.Event().wait()
             closed = len(words) == len(self.words)
+            if closed and self.overheard and hear and self.written:
+                for vector in self._vectors(self.written.mask_type, self.written.objects):
+                    hear(self.written.mask_type, vector)
+                await asyncio.sleep(0.05)
             yield ReasoningEnd("".join(words), 20, len(words), closed, self.written if closed else None)
         finally:
             self.running -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import DecisionSource, MaskType, ReasoningDelta
 from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
+from engines.mllm.answer_states import AnswerStates
 from engines.mllm.boxes import Box, BoxParser
-from engines.mllm.concentrator import Concentrator, SecondServer, TappedServer
+from engines.mllm.concentrator import SecondServer, TappedServer
 from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.reading import TextReader
 from engines.mllm.results import (
     NOTHING_KNOWN,
@@ -78,18 +81,19 @@ class MllmClient:
         self._answer = answer
         self._tokens = tokens
         self._reader = reader
-        self._head = head
         self._ending = WrittenAnswer(answer) if head else None
         self._by_role = {
             name: RoutedRole(name, urls, limits, observer)
             for name, urls in (("reason", reason_urls), ("concentrate", concentrate_urls))
             if urls
         }
-        self._concentrator: Concentrator | None = None
+        self._answer_states: AnswerStates | None = None
         if concentrate_urls:
-            self._concentrator = SecondServer(self._concentrate)
+            second = SecondServer(self._concentrate)
+            self._answer_states = AnswerStates(answer, tokens, head, second)
         elif inbox is not None:
-            self._concentrator = TappedServer(self._reason, inbox, answer, tokens)
+            tapped = TappedServer(self._reason, inbox, answer, tokens)
+            self._answer_states = AnswerStates(answer, tokens, head, tapped)
 
     async def __aenter__(self) -> Self:
         for role in self._roles():
@@ -117,13 +121,15 @@ class MllmClient:
         budget: int,
         *,
         objects: int | None = None,
+        hear: Hear | None = None,
         timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd]:
         """Stream the reasoning, at most `budget` tokens of it; the last item is a ReasoningEnd.
 
         A model that ends within them goes on to its answer, if that can be read. `objects` is how many are asked for,
-        where that is known. A budget of 0 ends at once, without a call. Closing the generator, or cancelling the task
-        that iterates it, aborts the request in vLLM.
+        where that is known. `hear` is told of the answer's vectors where they come before its text. A budget of 0 ends
+        at once, without a call. Closing the generator, or cancelling the task that iterates it, aborts the request in
+        vLLM.
         """
         if budget == 0:
             yield ReasoningEnd("", prompt_tokens=0, reasoning_tokens=0, closed=True)
@@ -131,7 +137,7 @@ class MllmClient:
         deadline = _deadline(timeout)
         parser = AnswerParser(self._answer.tokens.think_close, self._tokens.ids)
         usage, finished = Usage(), False
-        told = self._listen() if self._ending else None
+        told = self._listen(hear) if self._ending else None
         options = {**self._reasoning_options(budget), **(told.options if told else {})}
         request = Generation(self._prefill(image, prompt, self._answer.opened(), objects), options)
         async with aclosing(self._reason.stream(request, deadline)) as chunks:
@@ -185,7 +191,7 @@ class MllmClient:
             mask_type = "modal" if modal >= 0.5 else "amodal"
             if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
                 counted = count_objects(self._answer.tokens, reply.positions[1:])
-                known = await self._known(reasoning, Written(mask_type, counted, told))
+                known = await self._states.known(reasoning, Written(mask_type, counted, told))
                 objects = counted if objects is None else objects
         if objects is None:
             told = self._listen()
@@ -193,7 +199,7 @@ class MllmClient:
             reply = await self._ask(image, prompt, question, deadline, told=told)
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
-            known = await self._known(reasoning, Written(mask_type, objects, told), closed=False)
+            known = await self._states.known(reasoning, Written(mask_type, objects, told), closed=False)
         read, written = usage.prompt_tokens, usage.completion_tokens
         return Decision(modal, 1.0 - modal, objects, read, written, source, known)
 
@@ -202,7 +208,7 @@ class MllmClient:
     ) -> None:
         """Let a concentrate server prefill image and prompt, while the other one is reasoning."""
         prefill = self._prefill(image, prompt, self._answer.opened(), objects)
-        await self._states_of.warm(prefill, _deadline(timeout))
+        await self._states.warm(prefill, _deadline(timeout))
 
     async def boxes(
         self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
@@ -256,9 +262,8 @@ class MllmClient:
         """Each mask type's concentration vectors, float32 [objects, D], in the objects' order; what is not `known` is
         asked, all at once. `objects` is at least 1.
         """
-        texts = self._with_references(reasoning, mask_types, objects)
-        states = await self._states(image, prompt, texts, objects, known, timeout)
-        return dict(zip(mask_types, np.split(states, len(mask_types)), strict=True))
+        go_on = partial(self._prefill, image, prompt, objects=objects)
+        return await self._states.vectors(go_on, reasoning, mask_types, objects, known, _deadline(timeout))
 
     async def conclude(
         self,
@@ -276,61 +281,9 @@ class MllmClient:
         The vectors are as `concentrate` gives them, none where `objects` is 0. None where the probability is on the
         other side: at even odds the two servers can round differently.
         """
-        assert self._head is not None, "without its head no answer is read"
-        closed = self._answer.closed(self._tokens.escape(reasoning))
-        texts = [closed, *self._with_references(reasoning, mask_types, objects)]
-        known = await self._known(reasoning, written)
-        states = await self._states(image, prompt, texts, objects, known, timeout)
-        try:
-            modal = self._head.p_modal(states[0])
-        except ValueError as error:
-            name = self._states_of.name
-            raise MllmUnavailable(f"the {name} server gave {error}: is it this bundle's?") from error
-        decision = Decision(modal, 1.0 - modal, objects)
-        if decision.mask_type != written.mask_type:
-            return None
-        return decision, dict(zip(mask_types, np.split(states[1:], len(mask_types)), strict=True))
-
-    def _with_references(self, reasoning: str, mask_types: Sequence[MaskType], objects: int) -> list[str]:
-        escaped = self._tokens.escape(reasoning)
-        return [
-            self._answer.with_references(escaped, mask_type, k, objects)
-            for mask_type in mask_types
-            for k in range(1, objects + 1)
-        ]
-
-    def _listen(self) -> Told | None:
-        """What to ask with for the states of the answer in a call, where they can be had, and are its text's."""
-        one_conversation = self._answer.several is None
-        return self._concentrator.listen() if self._concentrator and one_conversation else None
-
-    async def _known(self, reasoning: str, written: Written, *, closed: bool = True) -> KnownStates:
-        """The states that came with an answer; with `closed` the one that decides, too. None where none come."""
-        if written.told is None:
-            return NOTHING_KNOWN
-        texts = [self._answer.closed(self._tokens.escape(reasoning))] if closed else []
-        texts += self._with_references(reasoning, (written.mask_type,), written.objects)
-        states = await written.told.take(first=closed, others=written.objects)
-        return dict(zip(texts, states, strict=True))
-
-    async def _states(
-        self,
-        image: MllmImage,
-        prompt: str,
-        texts: Sequence[str],
-        objects: int,
-        known: KnownStates,
-        timeout: float,
-    ) -> NDArray[np.float32]:
-        """The state [D] of each text's last token, of prompts that ask for so many objects; what is `known` is not
-        asked."""
-        asked = [text for text in texts if text not in known]
-        if not asked:
-            return np.stack([known[text] for text in texts])
-        prefills = [self._prefill(image, prompt, text, objects) for text in asked]
-        states = await self._states_of.states(prefills, _deadline(timeout))
-        given = {**known, **dict(zip(asked, states, strict=True))}
-        return np.stack([given[text] for text in texts])
+        go_on = partial(self._prefill, image, prompt, objects=objects)
+        deadline = _deadline(timeout)
+        return await self._states.conclude(go_on, reasoning, written, mask_types, objects, deadline)
 
     def _goes_on(self, parser: AnswerParser) -> bool:
         """Whether what follows the reasoning may still become an answer."""
@@ -350,12 +303,15 @@ class MllmClient:
     @property
     def concentrates_apart(self) -> bool:
         """Whether a server of its own gives the vectors, which has nothing to do while the other one decides."""
-        return self._concentrator is not None and self._concentrator.apart
+        return self._answer_states is not None and self._answer_states.apart
 
     @property
-    def _states_of(self) -> Concentrator:
-        assert self._concentrator is not None, "a bundle of this kind has a concentrate server, or an inbox"
-        return self._concentrator
+    def _states(self) -> AnswerStates:
+        assert self._answer_states is not None, "a bundle of this kind has a concentrate server, or an inbox"
+        return self._answer_states
+
+    def _listen(self, hear: Hear | None = None) -> Told | None:
+        return self._answer_states.listen(hear) if self._answer_states else None
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str, objects: int | None = None) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt), objects), assistant)

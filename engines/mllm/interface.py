@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,9 @@ from engines.mllm.image import MllmImage
 from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd, TextStates, Written
 
 Vectors = NDArray[np.float32]  # [K, D]: one concentration vector per object
+Vector = NDArray[np.float32]  # [D]
+Hear = Callable[[MaskType, Vector], None]
+"""Told of a vector as soon as the model has written its reference, if it can be known then."""
 
 
 class Mllm(Protocol):
@@ -29,6 +32,7 @@ class Mllm(Protocol):
         budget: int,
         *,
         objects: int | None = None,
+        hear: Hear | None = None,
         timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]: ...
 

@@ -27,8 +27,9 @@ KNOWN_IMAGES = 4096
 DROPPED = frozenset({400, 500, 503})
 """How vLLM answers about an image that it no longer has: its front end with 400, its engine as a failure of its own."""
 MISLAID = frozenset({500, 503})
-"""How its engine fails that never got an image its front end remembers: an earlier request was broken off between, or
-is still on its way."""
+"""How its engine fails that never got an image its front end remembers: an earlier request was broken off between."""
+RETRYABLE = frozenset({503})
+"""How it says that the same request might do."""
 LAST_LINE = "data: [DONE]"
 FAULTS = (httpx.HTTPError, aiohttp.ClientError)
 """What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
@@ -60,6 +61,7 @@ class VllmRole:
         self.url = url
         self._headers = headers
         self._known = _RecentNames(KNOWN_IMAGES)
+        self._tried = _RecentNames(KNOWN_IMAGES)
         self._on_the_way: dict[str, asyncio.Event] = {}
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -148,15 +150,17 @@ class VllmRole:
             arrived.set()
 
     async def _sent(self, request: Call, *, stream: bool) -> httpx.Response:
-        data = self._data(request)
+        data, image = self._data(request), request.image.digest
+        perhaps = DROPPED if data != "each" else MISLAID if image in self._tried else RETRYABLE
+        self._tried.add(image)
         response = await self._post(request, data, stream=stream)
-        if response.status_code in (MISLAID if data == "each" else DROPPED):
-            self._known.discard(request.image.digest)
+        if response.status_code in perhaps:
+            self._known.discard(image)
             await response.aclose()
             response = await self._post(request, "each", stream=stream)
         if not response.is_success:
             raise self._refused(response.status_code, await response.aread())
-        self._known.add(request.image.digest)
+        self._known.add(image)
         return response
 
     def _data(self, request: Call) -> ImageData:

@@ -22,6 +22,7 @@ from engines.finishing import Finisher
 from engines.images import PreparedImage
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.results import NOTHING_KNOWN, Decision, KnownStates, ReasoningEnd
 from engines.pipeline import Pipeline
 from engines.request import MaskChoice, SegmentRequest
@@ -82,7 +83,14 @@ class CostlyMllm(ScriptedMllm):
     """The reasonings that it has been given to concentrate on."""
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        hear: Hear | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         text = ""
         for number in range(SENTENCES):

@@ -27,6 +27,7 @@ from engines.events import (
 )
 from engines.images import PreparedImage
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.results import NOTHING_KNOWN, KnownStates, ReasoningEnd
 from engines.pipeline import Pipeline
 from engines.request import SegmentRequest
@@ -47,7 +48,14 @@ class PacedMllm(ScriptedMllm):
     reasonings: list[tuple[str, MaskType, int]] = field(default_factory=list)
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        hear: Hear | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         for number, word in enumerate(self.words):
             await self.turn.acquire()

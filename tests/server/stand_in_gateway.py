@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from engines.events import ReasoningDelta
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.results import ReasoningEnd
 from server.cli import main
 from server.opening import OpenEngines
@@ -30,10 +31,17 @@ class SlowMllm(ScriptedMllm):
     seconds = 0.0
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        hear: Hear | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         pause = self.seconds / len(self.words) if budget > 4 else 0
-        async for item in super().reason(image, prompt, budget, objects=objects, timeout=timeout):
+        async for item in super().reason(image, prompt, budget, objects=objects, hear=hear, timeout=timeout):
             await asyncio.sleep(pause if isinstance(item, ReasoningDelta) else 0)
             yield item
 

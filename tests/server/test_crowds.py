@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from engines.events import ReasoningDelta
 from engines.mllm.image import MllmImage
+from engines.mllm.interface import Hear
 from engines.mllm.results import ReasoningEnd
 from tests.server.asking import as_multipart
 from tests.server.conftest import Gateway, OpenGateway, photo
@@ -34,14 +35,21 @@ class WaitingMllm(ScriptedMllm):
         self.let.set()
 
     async def reason(
-        self, image: MllmImage, prompt: str, budget: int, *, objects: int | None = None, timeout: float
+        self,
+        image: MllmImage,
+        prompt: str,
+        budget: int,
+        *,
+        objects: int | None = None,
+        hear: Hear | None = None,
+        timeout: float,
     ) -> AsyncGenerator[ReasoningDelta | ReasoningEnd, None]:
         self.running += 1
         try:
             await self.let.wait()
         finally:
             self.running -= 1
-        async for item in super().reason(image, prompt, budget, objects=objects, timeout=timeout):
+        async for item in super().reason(image, prompt, budget, objects=objects, hear=hear, timeout=timeout):
             yield item
 
 

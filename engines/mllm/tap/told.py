@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ PATIENCE_SECONDS = 5.0
 """How long after an answer its states may come; they are sent before its last token is."""
 
 
+Hearer = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+
+
 class Told:
     """The states that come under one tag, as long as somebody holds this; `options` asks for them in a request."""
 
@@ -24,6 +27,11 @@ class Told:
         self._first: NDArray[np.float32] | None = None
         self._others: list[NDArray[np.float32]] = []
         self._came = asyncio.Event()
+        self._hearer: Hearer | None = None
+
+    def heard_by(self, hearer: Hearer) -> None:
+        """Tell `hearer` of each further state as it comes, with the one that began."""
+        self._hearer = hearer
 
     def hear(self, message: Message) -> None:
         """One more state."""
@@ -32,6 +40,8 @@ class Told:
             self._others.clear()
         else:
             self._others.append(message.state)
+            if self._hearer is not None and self._first is not None:
+                self._hearer(self._first, message.state)
         self._came.set()
 
     async def take(self, *, first: bool, others: int = 0) -> list[NDArray[np.float32]]:
