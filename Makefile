@@ -26,13 +26,13 @@ lint: .venv ## Check style, types and import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-bench: .venv ## Measure side by side with the reference and others, a JSON line a figure (ARGS="--rounds 5 --requests 16")
+bench: .venv ## Measure side by side with the reference and others, a JSON line a figure (ARGS="--rounds 5 --concentrate tap")
 	@$(BIN)/python -m loadtests.bench $(ARGS)
 
 bench-check: .venv ## Fail if a ratio is worse than the kept one by more than its noise (ARGS="--record 5": keep them)
 	@$(BIN)/python -m loadtests.bench --rounds 2 --requests 8 $(if $(findstring --record,$(ARGS)),,--check) $(ARGS)
 
-bench-ways: .venv ## Weigh other ways to run the language model by their machine time (ARGS="--server states --server ngram")
+bench-ways: .venv ## Weigh other ways to run the language model by their machine time (ARGS="--server tap --server ngram")
 	@$(BIN)/python -m loadtests.bench.ways $(ARGS)
 
 bench-drafts: .venv ## What drafts and second masks cost a running server (ARGS="--url http://127.0.0.1:8000")

@@ -2,8 +2,9 @@
 
 First the stages ``sight`` (Qwen2.5-VL's image tower learns what stands where) and ``towers`` (SAM's does, too),
 then ``joint`` (prompts, reasoning, heatmaps and masks) and ``words`` (the same with SAM's tower at rest); run
-them as often as wanted, the last time with ``--decay``. Runs resume from the checkpoint in ``--out``. Two
-processes of one thread each use two cores far better than one process with two threads:
+them as often as wanted, the last time with ``--decay``. A bundle holds no heads of the dense labels: a run that
+begins with one begins with the stage ``heads``, in which nothing else learns. Runs resume from the checkpoint in
+``--out``. Two processes of one thread each use two cores far better than one process with two threads:
 ``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
 ``python -m engines.demo.ship`` makes a bundle of the result.
 """
@@ -32,7 +33,13 @@ from engines.demo.training.steps import joint_step, sight_step, tower_step
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_SCENES = 1500
-STEPS = {"sight": sight_step, "towers": tower_step, "joint": joint_step, "words": joint_step}
+STEPS = {
+    "heads": joint_step,
+    "sight": sight_step,
+    "towers": tower_step,
+    "joint": joint_step,
+    "words": joint_step,
+}
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -60,6 +67,15 @@ def choose_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def rest(learner: Learner, stage: str) -> None:
+    """Let what a stage does not teach be."""
+    if stage == "words":
+        learner.vision.image_encoder.requires_grad_(False)
+    if stage == "heads":
+        learner.mllm.requires_grad_(False)
+        learner.vision.requires_grad_(False)
 
 
 def join_processes() -> None:
@@ -100,8 +116,7 @@ def main() -> None:
     learner = build_learner(tokenizer)
     if options.bundle:
         learner.start_from(options.bundle)
-    if options.stage == "words":
-        learner.vision.image_encoder.requires_grad_(False)
+    rest(learner, options.stage)
     optimisers = make_optimisers(learner)
     checkpoint = options.out / CHECKPOINT
     progress = Progress(options.stage)

@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 160, 440
 SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
 COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
-Stage = Literal["sight", "towers", "joint", "words"]
+Stage = Literal["heads", "sight", "towers", "joint", "words"]
 
 
 @dataclass(frozen=True, slots=True)

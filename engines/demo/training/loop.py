@@ -63,10 +63,11 @@ def make_optimisers(learner: Learner) -> list[Optimizer]:
         if not parameter.requires_grad:
             continue
         (matrices if parameter.ndim == 2 and name.startswith(MUON_BLOCKS) else others).append(parameter)
-    return [
-        Muon(matrices, lr=0.0, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-        AdamW(others, lr=0.0, weight_decay=0.01, betas=(0.9, 0.98)),
-    ]
+    found: list[Optimizer] = []
+    if matrices:
+        muon = Muon(matrices, lr=0.0, weight_decay=0.02, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        found.append(muon)
+    return [*found, AdamW(others, lr=0.0, weight_decay=0.01, betas=(0.9, 0.98))]
 
 
 def save(path: Path, learner: nn.Module, optimisers: list[Optimizer], progress: Progress) -> None:

@@ -15,7 +15,7 @@ from engines.demo import ship
 from engines.demo.language import ask
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import train_tokenizer
-from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner
+from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner, rest
 from engines.demo.training.feed import COMPARING, Batch, BatchSize, Stage, open_feed, told
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
@@ -59,6 +59,20 @@ def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, to
             optimiser.zero_grad(set_to_none=True)
         losses.append(done.loss.item())
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_beside_the_heads_nothing_learns(learner: Learner, tokenizer: Tokenizer) -> None:
+    rest(learner, "heads")
+    before = {name: value.clone() for name, value in learner.state_dict().items()}
+    batch = next(open_feed("heads", tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
+    STEPS["heads"](learner, batch, random.Random(0)).loss.backward()
+    for optimiser in make_optimisers(learner):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3
+        optimiser.step()
+    moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("_head." in name and not name.startswith(("mllm", "vision")) for name in moved)
 
 
 def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
