@@ -16,7 +16,7 @@ from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.reading import ReadingFormat, TextReader
 from tests.engines.mllm.scripted_client import SECONDS, replies
-from tests.engines.mllm.scripted_server import Reply, scripted_server
+from tests.engines.mllm.scripted_server import Exchange, Reply, scripted_server
 
 FORM = ReadingFormat(most=4)
 WORDS = ("system", "You", "are", "a", "helpful", "assistant", ".", "user", "the", "red", "mug", "(", ")")
@@ -83,8 +83,12 @@ async def read(folder: Path, reply: Reply, prompt: str) -> tuple[list[float], li
         tokens=AnswerTokens(reference=None, modal=None, amodal=None, no_object=None), reading=FORM
     )
     tokens = SpecialTokens.load(folder)
+
+    async def well(exchange: Exchange) -> None:
+        await (exchange.respond({}) if exchange.path == "/health" else reply(exchange))
+
     async with (
-        scripted_server(reply) as server,
+        scripted_server(well) as server,
         MllmClient(form, tokens, (), (server.url,), reader=reader_of(folder)) as client,
     ):
         states = await client.read(IMAGE, prompt, timeout=SECONDS)

@@ -10,6 +10,9 @@ import pytest
 
 from engines.mllm.server_log import LINE_LENGTH, TAIL_LINES, ServerLog
 
+LOGGER = "engines.mllm.server_log"
+"""Other tests' leavings can be logged at any time."""
+
 
 async def follow(output: ServerLog, *pieces: bytes) -> None:
     stream = asyncio.StreamReader()
@@ -22,13 +25,13 @@ async def follow(output: ServerLog, *pieces: bytes) -> None:
 
 
 async def test_lines_keep_their_level_and_their_name(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "engines.mllm.server_log")
+    caplog.set_level(logging.DEBUG, LOGGER)
     pieces = (
         b"(Engine pid=1) INFO 11-21 fine\n(Engine pid=1) WARN",
         b"ING 11-21 odd\rERROR: bad\nno level \xff",
     )
     await follow(ServerLog("test", None), *pieces)
-    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == LOGGER]
     assert [
         line for line in said if line[1].startswith("[test]")
     ] == [  # real servers may be running beside it
@@ -43,7 +46,7 @@ async def test_a_server_that_is_ending_raises_no_alarm(caplog: pytest.LogCapture
     output = ServerLog("test", None)
     output.ending = True
     await follow(output, b"ERROR engine is dead\n")
-    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
+    assert [one for one in caplog.records if one.name == LOGGER and one.levelno > logging.DEBUG] == []
 
 
 async def test_the_file_has_whole_lines_and_the_tail_only_the_last(tmp_path: Path) -> None:
@@ -58,5 +61,5 @@ async def test_a_full_disk_ends_the_file_and_not_the_reading(caplog: pytest.LogC
     output = ServerLog("reason", Path("/dev/full"))
     await follow(output, b"one\ntwo\n")
     assert output.tail == ["one", "two"]
-    [record] = caplog.records
+    [record] = [one for one in caplog.records if one.name == LOGGER]
     assert "No space left" in record.getMessage()
