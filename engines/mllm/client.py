@@ -18,7 +18,15 @@ from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
 from engines.mllm.answer_states import AnswerStates
 from engines.mllm.boxes import Box, BoxParser
 from engines.mllm.concentrator import SecondServer, TappedServer
-from engines.mllm.decision import Question, ask_count, ask_decision, ask_words, count_objects, p_modal
+from engines.mllm.decision import (
+    Question,
+    ask_count,
+    ask_decision,
+    ask_words,
+    count_objects,
+    count_read,
+    p_modal,
+)
 from engines.mllm.grammar import AnswerParser, SpecialTokens
 from engines.mllm.image import MllmImage
 from engines.mllm.interface import Hear
@@ -39,6 +47,7 @@ from engines.mllm.tap.told import Told
 from engines.mllm.wire import (
     ChatAnswer,
     Generation,
+    PositionLogprobs,
     Prefill,
     Reading,
     ReadingAnswer,
@@ -175,7 +184,7 @@ class MllmClient:
         usage = Usage()
         source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
-        known: KnownStates = {}
+        known = NOTHING_KNOWN
         if mask_type is None and self._answer.tokens.modal is None:
             source = "question"
             modal, asked = await self._ask_words(image, prompt, deadline)
@@ -191,7 +200,7 @@ class MllmClient:
             mask_type = "modal" if modal >= 0.5 else "amodal"
             if count and reply.positions[0].token == self._answer.tokens.decision(mask_type):
                 counted = count_objects(self._answer.tokens, reply.positions[1:])
-                known = await self._states.known(reasoning, Written(mask_type, counted, told))
+                known = await self._known(reasoning, mask_type, reply.positions[1:], told)
                 objects = counted if objects is None else objects
         if objects is None:
             told = self._listen()
@@ -199,7 +208,7 @@ class MllmClient:
             reply = await self._ask(image, prompt, question, deadline, told=told)
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
-            known = await self._states.known(reasoning, Written(mask_type, objects, told), closed=False)
+            known = await self._known(reasoning, mask_type, reply.positions, told, closed=False)
         read, written = usage.prompt_tokens, usage.completion_tokens
         return Decision(modal, 1.0 - modal, objects, read, written, source, known)
 
@@ -312,6 +321,21 @@ class MllmClient:
 
     def _listen(self, hear: Hear | None = None) -> Told | None:
         return self._answer_states.listen(hear) if self._answer_states else None
+
+    async def _known(
+        self,
+        reasoning: str,
+        mask_type: MaskType,
+        positions: Sequence[PositionLogprobs],
+        told: Told | None,
+        *,
+        closed: bool = True,
+    ) -> KnownStates:
+        """The states that came with a decision, or with references alone, of what the model wrote at `positions`."""
+        if told is None or not positions:
+            return NOTHING_KNOWN
+        read = Written(mask_type, count_read(self._answer.tokens, positions), told)
+        return await self._states.known(reasoning, read, closed=closed)
 
     def _prefill(self, image: MllmImage, prompt: str, assistant: str, objects: int | None = None) -> Prefill:
         return Prefill(image, self._answer.user_text(self._tokens.escape(prompt), objects), assistant)

@@ -68,11 +68,20 @@ def count_objects(tokens: AnswerTokens, positions: Sequence[PositionLogprobs]) -
 
     A model that wrote neither stopped too early: the likelier of the two is taken, so no mask is lost by it.
     """
-    references = sum(1 for _ in takewhile(lambda position: position.token == tokens.reference, positions))
+    references = _leading(tokens, positions)
     if references or tokens.no_object is None or not positions:
         return max(references, 1)
     first = positions[0]
     return 0 if first.of(tokens.no_object) > first.of(tokens.reference or "") else 1
+
+
+def count_read(tokens: AnswerTokens, positions: Sequence[PositionLogprobs]) -> int:
+    """How many references the model wrote and read again, to write what follows: those have a state."""
+    return min(_leading(tokens, positions), max(len(positions) - 1, 0))
+
+
+def _leading(tokens: AnswerTokens, positions: Sequence[PositionLogprobs]) -> int:
+    return sum(1 for _ in takewhile(lambda position: position.token == tokens.reference, positions))
 
 
 def _count_tokens(tokens: AnswerTokens) -> tuple[str, ...]:

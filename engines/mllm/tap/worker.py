@@ -1,7 +1,7 @@
 """vLLM's own CPU worker, which also sends the last hidden states that requests ask for: ``--worker-cls``.
 
 Runs within vLLM. It reads what the model runner keeps between the model and the sampler, so that nothing is computed
-twice and nothing is kept: of vLLM 0.32, `execute_model_state`, `input_batch` and `query_start_loc`.
+twice: of vLLM 0.32, `execute_model_state`, `input_batch`, `input_ids` and `query_start_loc`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from engines.mllm.tap.message import BEFORE, OF, SOCKET, TAG, Message
 
 @dataclass(slots=True)
 class Wish:
-    """What a request wants to know: as `asking` says. `last` is the state from which its last token was chosen."""
+    """What a request wants to know: as `asking` says. `last` is the state from which its last token was chosen.
+
+    `place` is that state's token's: what is computed again after a preemption has been told already.
+    """
 
     tag: str
     before: frozenset[int]
     of: frozenset[int]
+    place: int = -1
     last: torch.Tensor | None = None
 
     @classmethod
@@ -65,14 +69,14 @@ class TapWorker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped 
                 continue
             end = int(runner.query_start_loc.np[row + 1])
             place = int(batch.num_computed_tokens_cpu[row]) + end - int(runner.query_start_loc.np[row]) - 1
-            if place < batch.num_prompt_tokens[row] - 1:
-                continue  # more of the prompt is still to come
+            if place < batch.num_prompt_tokens[row] - 1 or place <= wish.place:
+                continue  # more of the prompt is still to come, or it is computed again
             if place == batch.num_prompt_tokens[row] - 1:
                 if not (wish.before or wish.of):
                     self._send(wish, states[row], anew=True)
             else:
                 self._hear(wish, int(runner.input_ids.cpu[end - 1]), states[row])
-            wish.last = states[row]
+            wish.last, wish.place = states[row], place
 
     def _hear(self, wish: Wish, token: int, state: torch.Tensor) -> None:
         """A token that was written, and its state."""

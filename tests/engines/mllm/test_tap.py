@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import MllmUnavailable
+from engines.mllm.answer import MAX_OBJECTS
 from engines.mllm.client import MllmClient
 from engines.mllm.results import Decision, Written
 from engines.mllm.tap import line as tap_line
@@ -256,6 +257,37 @@ async def test_a_number_that_is_given_is_kept_whatever_the_model_wrote() -> None
         )
     assert vectors["modal"].tolist() == [[1, 2], [5, 6]]
     assert len(script.asked) == 2
+
+
+async def test_a_reference_that_was_written_last_has_no_state_yet_and_is_asked_for() -> None:
+    """At the most references the answer ends with one: the model has not read it again."""
+    eight = [position("<REF_POS>", REF_POS=-0.1)] * MAX_OBJECTS
+    asked = completion(position("<MODAL>", MODAL=-0.1, AMODAL=-3.0), *eight)
+    came = [MODAL, *([float(number), 0.0] for number in range(MAX_OBJECTS - 1))]
+    last: Answered = ([[9, 9]], {"usage": {}})
+    async with scripted((came, asked), last) as (client, script):
+        decision = await client.decide(IMAGE, "p", "r", timeout=SECONDS)
+        assert decision.objects == MAX_OBJECTS
+        vectors = await client.concentrate(
+            IMAGE, "p", "r", ["modal"], MAX_OBJECTS, known=decision.known, timeout=SECONDS
+        )
+    assert vectors["modal"].tolist() == [*came[1:], [9, 9]]
+    assert len(script.asked) == 2
+
+
+async def test_an_object_that_is_only_taken_for_granted_is_asked_for() -> None:
+    """A model that stopped too early means one all the same, and has written no reference."""
+    asked = completion(
+        position("<MODAL>", MODAL=-0.1, AMODAL=-3.0), position("<|im_end|>", REF_POS=-0.5, NO_OBJECT=-3.0)
+    )
+    granted: Answered = ([[5, 6]], {"usage": {}})
+    async with scripted(([MODAL], asked), granted) as (client, _):
+        decision = await client.decide(IMAGE, "p", "r", timeout=SECONDS)
+        assert decision.objects == 1
+        vectors = await client.concentrate(
+            IMAGE, "p", "r", ["modal"], 1, known=decision.known, timeout=SECONDS
+        )
+    assert vectors["modal"].tolist() == [[5, 6]]
 
 
 async def test_one_type_is_given_and_the_references_are_counted() -> None:
