@@ -83,11 +83,12 @@ async def served_model(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
 async def tapped_model(
     served_model: ServedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServedModel]:
-    """The same model on one server that sends its hidden states."""
+    """The same model on one server that sends its hidden states, and guesses what it will write."""
     path, logs = served_model.path, tmp_path_factory.mktemp("tapped")
+    guessing = CONFIG.model_copy(update={"speculative_tokens": 8})
     async with (
         open_inbox() as inbox,
-        VllmServers(CONFIG, path, logs, ("reason",), inbox=inbox.address) as servers,
+        VllmServers(guessing, path, logs, ("reason",), inbox=inbox.address) as servers,
     ):
         await servers.wait_ready(START_SECONDS)
         yield replace(served_model, servers=servers, inbox=inbox)

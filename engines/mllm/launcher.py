@@ -181,11 +181,13 @@ class VllmServers:
         its own there.
 
         Raises BackendUnavailable if vLLM is not installed, if nothing can compile a model that should be compiled, or
-        if states should be sent by a vLLM that cannot.
+        if states should be sent, or tokens guessed, by a vLLM that cannot.
         """
         device = installed_device()
         if inbox is not None and device != "cpu":
             raise BackendUnavailable("concentrate=tap: only vLLM's CPU build is tapped so far")
+        if config.speculative_tokens and device != "cpu":
+            raise BackendUnavailable("vllm.speculative_tokens: only vLLM's CPU build guesses so far")
         config = config.for_roles(len(roles), device)
         if device == "cpu" and "reason" in roles:
             log.info("vLLM (reason) runs %s", COMPILED[config.compile is True])

@@ -17,6 +17,7 @@ import httpx
 import uvloop
 
 from engines.errors import EngineError
+from engines.mllm.vllm_config import VllmConfig
 from loadtests.bench.check import RATIOS, as_table, compare, read_ratios, record
 from loadtests.bench.figures import FIGURES, Pairs, as_line
 from loadtests.bench.systems import Systems, open_systems
@@ -89,8 +90,9 @@ async def bench(given: argparse.Namespace) -> int:
     size = Size(given.requests, given.clients)
     kept = read_ratios(given.ratios) if given.check else {}
     with tempfile.TemporaryDirectory() as logs:
+        config = VllmConfig(speculative_tokens=given.speculative_tokens)
         async with open_systems(
-            given.bundle, given.logs or Path(logs), tap=given.concentrate == "tap"
+            given.bundle, given.logs or Path(logs), tap=given.concentrate == "tap", config=config
         ) as systems:
             if given.record:
                 return await keep(systems, size, given.rounds, given.record, given.ratios)
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument(
         "--concentrate", choices=("server", "tap"), default="server", help="as `r2sm serve` has it"
     )
+    parser.add_argument("--speculative-tokens", type=int, default=0, help="as `r2sm serve` has it")
     parser.add_argument("--logs", type=Path, help="a folder for the servers' logs")
     parser.add_argument("--ratios", type=Path, default=RATIOS, help="the file of kept ratios")
     parser.add_argument("--check", action="store_true", help="compare with the kept ratios; 1: one is worse")

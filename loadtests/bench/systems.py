@@ -36,6 +36,7 @@ START_SECONDS = 600.0
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 SERVE = "from server.cli import main; main()"
+STOCK = VllmConfig()
 
 
 class System(Protocol):
@@ -101,10 +102,13 @@ class Systems:
 
 
 @asynccontextmanager
-async def open_systems(path: Path, logs: Path, *, tap: bool = False) -> AsyncIterator[Systems]:
+async def open_systems(
+    path: Path, logs: Path, *, tap: bool = False, config: VllmConfig = STOCK
+) -> AsyncIterator[Systems]:
     """Start everything, one after another, so that nothing is warmed while it is short of cores.
 
-    With `tap` the gateway starts a vLLM server of its own, which is tapped, and the script has another one like it.
+    vLLM's servers are those of `config`. With `tap` the gateway starts one of its own, which is tapped, and the
+    script has another one like it.
 
     Raises:
         EngineError: the bundle or an engine cannot be used.
@@ -112,7 +116,7 @@ async def open_systems(path: Path, logs: Path, *, tap: bool = False) -> AsyncIte
     """
     bundle = Bundle.load(path)
     async with AsyncExitStack() as stack:
-        script, command = await _script(stack, bundle, path, logs, tap=tap)
+        script, command = await _script(stack, bundle, logs, config, tap=tap)
         runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
         await asyncio.to_thread(runtime.warm_up)
@@ -128,27 +132,30 @@ async def open_systems(path: Path, logs: Path, *, tap: bool = False) -> AsyncIte
 
 
 async def _script(
-    stack: AsyncExitStack, bundle: Bundle, path: Path, logs: Path, *, tap: bool
+    stack: AsyncExitStack, bundle: Bundle, logs: Path, config: VllmConfig, *, tap: bool
 ) -> tuple[Callable[[VisionRuntime], PlainScript], list[str]]:
     """The script on vLLM servers that have been started for it, and the command line of a gateway like it."""
     if tap:
-        inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs))
+        inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs, config))
         tapped = partial(TappedScript, bundle, url, url, inbox=inbox)
-        return tapped, serve_command(path, None, "--concentrate", "tap")
-    servers = await stack.enter_async_context(VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles))
+        options = ("--concentrate", "tap", "--speculative-tokens", str(config.speculative_tokens))
+        return tapped, serve_command(bundle.path, None, *options)
+    servers = await stack.enter_async_context(VllmServers(config, bundle.mllm_path, logs, bundle.roles))
     await servers.wait_ready(START_SECONDS)
     plain = partial(PlainScript, bundle, servers.reason_url, servers.concentrate_url)
-    return plain, serve_command(path, servers)
+    return plain, serve_command(bundle.path, servers)
 
 
 @asynccontextmanager
-async def tapped_server(model: Path, logs: Path) -> AsyncIterator[tuple[StatesInbox, str]]:
+async def tapped_server(
+    model: Path, logs: Path, config: VllmConfig = STOCK
+) -> AsyncIterator[tuple[StatesInbox, str]]:
     """A reason server that sends its hidden states to the inbox: that, and the server's URL."""
-    folder = logs / "tapped"
+    folder = logs / f"tapped-{config.speculative_tokens}"
     folder.mkdir(exist_ok=True)
     async with (
         open_inbox() as inbox,
-        VllmServers(VllmConfig(), model, folder, ("reason",), inbox=inbox.address) as servers,
+        VllmServers(config, model, folder, ("reason",), inbox=inbox.address) as servers,
     ):
         await servers.wait_ready(START_SECONDS)
         yield inbox, servers.reason_url

@@ -1,10 +1,11 @@
 """``python -m loadtests.bench.ways``: other ways to run the language model, weighed against the two stock servers.
 
 With ``--server`` further reason servers are started. *tap*: one that sends its hidden states, as ``--concentrate tap``
-has it, and no second server. *ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM 0.32
-fails where a server that speculates is asked for the probabilities of chosen tokens, as the gateway does where no
-decision was written; there *ngram* takes one modal object for granted. *eager*: the reason server with its model
-uncompiled, and the second server, whose model is compiled.
+has it, and no second server. *guess*: the same, which guesses what it will write, as ``--speculative-tokens`` has it.
+*ngram*: the reason server with vLLM's n-gram proposer, and the second server. vLLM 0.32 fails where a server that
+speculates so is asked for the probabilities of chosen tokens, as the gateway does where no decision was written; there
+*ngram* takes one modal object for granted. *eager*: the reason server with its model uncompiled, and the second server,
+whose model is compiled.
 
 All of them segment the same new images in turns, by the plain script. The machine time of a request is that of all
 processes together, so it is the same on a busy machine; latencies are ratios within one round.
@@ -23,6 +24,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -49,14 +51,15 @@ from server.settings import DEMO_BUNDLE
 FIRST_SCENE = 90_000_000
 WARM_UP = 2
 STOCK = "stock"
-TAP_WAY, NGRAM_WAY = "tap", "ngram"
-FURTHER = (TAP_WAY, NGRAM_WAY, "eager")
+TAP_WAY, GUESS_WAY, NGRAM_WAY = "tap", "guess", "ngram"
+FURTHER = (TAP_WAY, GUESS_WAY, NGRAM_WAY, "eager")
+GUESSES = 12
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 HERE = "here"
 """The script's own process: images, the vision runtime, masks."""
 
 
-class GuessingScript(PlainScript):
+class PresumingScript(PlainScript):
     """The script that takes one modal object for granted where the model has not written its answer."""
 
     async def _decide(self, image: PreparedImage, prompt: str, reasoning: str) -> tuple[MaskType, int]:
@@ -129,12 +132,13 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
         stack.callback(runtime.close)
         asked: dict[str, tuple[Callable[..., PlainScript], str]] = {STOCK: (PlainScript, stock.reason_url)}
         for name in further:
-            if name == TAP_WAY:
-                inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs))
+            if name in (TAP_WAY, GUESS_WAY):
+                config = VllmConfig(speculative_tokens=GUESSES if name == GUESS_WAY else 0)
+                inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs, config))
                 asked[name] = (partial(TappedScript, inbox=inbox), url)
             else:
                 url = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
-                asked[name] = (GuessingScript if name == NGRAM_WAY else PlainScript, url)
+                asked[name] = (PresumingScript if name == NGRAM_WAY else PlainScript, url)
         ways = {}
         for name, (kind, url) in asked.items():
             script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
@@ -156,9 +160,11 @@ async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[st
         yield str(http.base_url)
 
 
-async def measure(ways: dict[str, Way], number: int, requests: int, clients: int) -> dict[str, Took]:
+async def measure(
+    ways: dict[str, Way], number: int, requests: int, clients: int, prompts: int
+) -> dict[str, Took]:
     """One round: each way, in turns, with many clients at once, and then all of them with one."""
-    pictures = await asyncio.to_thread(demo_pictures, requests, 1, FIRST_SCENE + number * 10_000)
+    pictures = await asyncio.to_thread(demo_pictures, requests, prompts, FIRST_SCENE + number * 10_000)
     names = [*ways][number % len(ways) :] + [*ways][: number % len(ways)]
     cpu: dict[str, dict[str, float]] = {}
     latencies: dict[str, list[float]] = {name: [] for name in names}
@@ -168,14 +174,18 @@ async def measure(ways: dict[str, Way], number: int, requests: int, clients: int
         return as_new(pictures[place].data, f"{number} {name} {part}")
 
     for name in names:
-        asked = [(new(place, name, "many"), one.prompt(0)) for place, one in enumerate(pictures)]
+        asked = [
+            (new(place, name, "many"), one.prompt(which))
+            for which in range(prompts)
+            for place, one in enumerate(pictures)
+        ]
         before = ways[name].spent()
         await spell(ways[name].script, asked, clients)
         after = ways[name].spent()
-        cpu[name] = {process: (after[process] - before[process]) / requests for process in after}
-    for place, one in enumerate(pictures):
+        cpu[name] = {process: (after[process] - before[process]) / len(asked) for process in after}
+    for (place, one), which in product(enumerate(pictures), range(prompts)):
         for name in names:
-            took = await milliseconds(ways[name].script, new(place, name, "one"), one.prompt(0))
+            took = await milliseconds(ways[name].script, new(place, name, "one"), one.prompt(which))
             latencies[name].append(took)
         for name in names:
             cosines[name] += cosines_of(ways[name].script.vectors, ways[STOCK].script.vectors)
@@ -239,7 +249,7 @@ async def weigh(given: argparse.Namespace) -> None:
             found = []
             for number in range(given.rounds):
                 print(f"round {number + 1} of {given.rounds}", file=sys.stderr, flush=True)
-                found.append(await measure(ways, number, given.requests, given.clients))
+                found.append(await measure(ways, number, given.requests, given.clients, given.prompts))
     for line in as_lines(found):
         print(json.dumps(line), flush=True)
 
@@ -250,11 +260,12 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=DEMO_BUNDLE)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=16, help="pictures in each part of a round")
+    parser.add_argument("--prompts", type=int, default=1, help="prompts to a picture")
     parser.add_argument("--clients", type=int, default=16, help="how many clients at once are many")
     parser.add_argument("--server", choices=FURTHER, action="append", help="start this one, too")
     parser.add_argument("--logs", type=Path, help="a folder for the servers' logs")
     given = parser.parse_args()
-    if min(given.rounds, given.requests, given.clients) < 1:
+    if min(given.rounds, given.requests, given.prompts, given.clients) < 1:
         parser.error("counts must be at least 1")
     try:
         uvloop.run(weigh(given))

@@ -57,6 +57,9 @@ def serve(
     kv_cache_gib: Annotated[float | None, typer.Option(help="KV cache of each vLLM server.")] = None,
     cpu_threads: Annotated[int | None, typer.Option(help="CPU threads of each vLLM server.")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="Longest sequence, in tokens.")] = None,
+    speculative_tokens: Annotated[
+        int | None, typer.Option(help="Tokens guessed at once from earlier answers, 12 for one. [0]")
+    ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Requests worked on at once. [16]")] = None,
     max_queued: Annotated[int | None, typer.Option(help="Requests that may wait. [64]")] = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option()] = None,
@@ -95,6 +98,7 @@ def serve(
             kv_cache_gib=kv_cache_gib,
             cpu_threads=cpu_threads,
             max_model_len=max_model_len,
+            speculative_tokens=speculative_tokens,
         ),
     }
     settings = settings_or_exit(**given)

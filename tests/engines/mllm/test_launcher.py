@@ -172,12 +172,18 @@ def test_only_the_cpu_build_is_tapped(tmp_path: Path, monkeypatch: pytest.Monkey
         VllmServers(VllmConfig(), tmp_path, roles=("reason",), inbox=tmp_path / "inbox")
 
 
+def test_only_the_cpu_build_guesses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "installed_device", lambda: "cuda")
+    with pytest.raises(BackendUnavailable, match=r"vllm\.speculative_tokens: only vLLM's CPU build"):
+        VllmServers(VllmConfig(speculative_tokens=4), tmp_path)
+
+
 async def test_a_tapped_server_is_told_where_the_inbox_is(tmp_path: Path) -> None:
     servers = VllmServers(VllmConfig(), tmp_path, roles=("reason",), inbox=tmp_path / "inbox")
     [command] = [server._command for server in servers._servers]
     assert command.environment[SOCKET] == str(tmp_path / "inbox")
     worker = command.arguments[list(command.arguments).index("--worker-cls") + 1]
-    assert resolve_name(worker).__name__ == "TapWorker"
+    assert resolve_name(worker).__name__ == "Worker"
     plain = VllmServers(VllmConfig(), tmp_path)
     assert not any("--worker-cls" in server._command.arguments for server in plain._servers)
 

@@ -20,20 +20,20 @@ from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from engines.demo.language import ask
 from engines.demo.scenes import render_scene
 from engines.errors import DeadlineExceeded, InvalidInput
-from engines.events import MaskType, ReasoningDelta
+from engines.events import MaskType
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
 from engines.mllm.image import MllmImage, prepare_image
-from engines.mllm.results import ReasoningEnd, Written
+from engines.mllm.results import Written
 from engines.mllm.role import VllmRole
 from engines.mllm.wire import Generation, Prefill
+from tests.engines.mllm.asking_vllm import SAME, SECONDS, cosine, metric, reason
 from tests.vllm_fixture import ServedModel
 
 pytestmark = pytest.mark.vllm
 
 OTHER: dict[MaskType, MaskType] = {"modal": "amodal", "amodal": "modal"}
-SECONDS = 60.0
-SAME, DIFFERENT = 0.9995, 0.99
+DIFFERENT = 0.99
 PROMPTS = (
     "Segment the red mug, please.",
     "Show me the complete shape of the blue bottle, the part behind the box included.",
@@ -127,10 +127,6 @@ def images(served_model: ServedModel) -> list[MllmImage]:
     return [prepare_image(scene(n), f"sha256:scene-{n}", served_model.image) for n in range(3)]
 
 
-def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
 async def ask_vllm(client: MllmClient, images: list[MllmImage], ask: Ask) -> NDArray[np.float32]:
     vectors = await client.concentrate(
         images[ask.scene], ask.prompt, REASONING, [ask.mask_type], ask.objects, timeout=SECONDS
@@ -183,22 +179,6 @@ async def test_warming_leaves_only_the_tail_to_be_prefilled(served_model: Served
         before = await metric(served_model.concentrate_url, "prefix_cache_hits_total{")
         await client.concentrate(image, PROMPTS[0], "", ["modal"], 1, timeout=SECONDS)
     assert await metric(served_model.concentrate_url, "prefix_cache_hits_total{") - before >= 32
-
-
-async def metric(url: str, begin: str) -> float:
-    """The sum of those of vLLM's metrics that begin so."""
-    async with httpx.AsyncClient(trust_env=False) as http:
-        lines = (await http.get(f"{url}/metrics")).text.splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{begin}"))
-
-
-async def reason(
-    client: MllmClient, image: MllmImage, budget: int, prompt: str = PROMPTS[0]
-) -> tuple[list[str], ReasoningEnd]:
-    items = [item async for item in client.reason(image, prompt, budget, timeout=SECONDS)]
-    deltas = [item.text for item in items[:-1] if isinstance(item, ReasoningDelta)]
-    assert isinstance(items[-1], ReasoningEnd)
-    return deltas, items[-1]
 
 
 async def test_reasoning_streams_within_its_budget(client: MllmClient, images: list[MllmImage]) -> None:
