@@ -127,7 +127,9 @@ class Round:
         """What only a stream shows: the last token to the mask, drafts, and a second prompt on an image."""
         client, tails, runs = self._systems.gateway.client, [], []
         firsts, seconds, known, new = [], [], [], []
-        for picture in await self._pictures(4_000, self._size.requests, 3):
+        pictures = await self._pictures(4_000, self._size.requests, 3)
+        unseen = await self._pictures(4_500, self._size.requests, 1)
+        for picture, other in zip(pictures, unseen, strict=True):
             image = self._new(picture)
             first, tail = await to_the_mask(client, image, picture.prompt(0))
             second, _ = await to_the_mask(client, image, picture.prompt(1))
@@ -136,7 +138,7 @@ class Round:
             firsts.append(first)
             seconds.append(second)
             known.append(await timed(client, image, picture.prompt(2), drafts=1))
-            new.append(await timed(client, self._new(picture), picture.prompt(2), drafts=1))
+            new.append(await timed(client, self._new(other), other.prompt(0), drafts=1))
         self._add("last_token_to_mask", _median(tails), _median(runs))
         self._add("second_prompt", _median(seconds), _median(firsts))
         for name, found in (("draft_known", known), ("draft_new", new)):

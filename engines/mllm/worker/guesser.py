@@ -33,12 +33,12 @@ A step costs mostly the same for one token or for ten; where many requests share
 class Guesser:
     """Proposes what the memory says, for requests that are written greedily.
 
-    Whoever uses it tells it of vLLM's `batch`, and of each request that begins or ends.
+    Whoever uses it tells it of vLLM's model `runner`, and of each request that begins or ends.
     """
 
     def __init__(self, vllm_config: Any) -> None:
         """As vLLM makes it."""
-        self.batch: Any = None
+        self.runner: Any = None
         self._most: int = vllm_config.speculative_config.num_speculative_tokens
         self._memory = Memory()
         self._plain: set[str] = set()
@@ -67,12 +67,12 @@ class Guesser:
         least = min(WORTH * len(sampled_token_ids), MOST_WORTH)
         return [
             self._guess(request, tokens, least) if tokens and request in self._plain else []
-            for request, tokens in zip(self.batch.req_ids, sampled_token_ids, strict=True)
+            for request, tokens in zip(self.runner.input_batch.req_ids, sampled_token_ids, strict=True)
         ]
 
     def all_plain(self) -> bool:
         """Whether each request of the batch simply has the likeliest token written."""
-        return self._plain.issuperset(self.batch.req_ids)
+        return self._plain.issuperset(self.runner.input_batch.req_ids)
 
     def _guess(self, request: str, tokens: Sequence[int], least: float) -> list[int]:
         self._memory.write(request, tokens)

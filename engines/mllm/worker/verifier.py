@@ -1,7 +1,7 @@
 """Checks guesses: as many as the model would have written itself, and its own token behind them.
 
-vLLM 0.32's rejection sampler does the same for any sampling, an order of magnitude slower on a CPU, and fails where a
-request in the batch asks for the log-probabilities of chosen tokens.
+vLLM 0.32's rejection sampler does the same for any sampling, but fails where a request in the batch asks for the
+log-probabilities of chosen tokens.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped her
         runner = self.model_runner
         if isinstance(drafter := getattr(runner, "drafter", None), Guesser):
             self._guesser = drafter
-            drafter.batch = runner.input_batch
+            drafter.runner = runner
             runner.rejection_sampler = Verifier(runner.sampler, drafter.all_plain)
 
     def execute_model(self, scheduler_output: Any) -> Any:

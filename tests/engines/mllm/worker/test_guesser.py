@@ -17,7 +17,7 @@ TEXT = list(range(10, 30))
 
 def guesser(*requests: str) -> Guesser:
     made = Guesser(SimpleNamespace(speculative_config=SimpleNamespace(num_speculative_tokens=8)))
-    made.batch = SimpleNamespace(req_ids=list(requests))
+    made.runner = SimpleNamespace(input_batch=SimpleNamespace(req_ids=list(requests)))
     return made
 
 
@@ -34,7 +34,7 @@ def test_a_request_is_guessed_as_an_earlier_one_about_its_image_went() -> None:
     made.begin(new("a"))
     assert made.propose([TEXT]) == [[]]
     made.end("a")
-    made.batch.req_ids = ["b", "c"]
+    made.runner.input_batch.req_ids = ["b", "c"]
     made.begin(new("b"))
     made.begin(new("c"))
     assert made.propose([TEXT[:3], []]) == [TEXT[3:11], []]
@@ -62,7 +62,7 @@ def test_nothing_is_guessed_for_who_does_not_simply_want_the_likeliest_token(
     made.propose([TEXT])
     made.end("a")
     made.begin(new("b", **params))
-    made.batch.req_ids = ["b"]
+    made.runner.input_batch.req_ids = ["b"]
     assert made.propose([TEXT[:3]]) == [[]]
     made.end("b")
 
@@ -140,7 +140,7 @@ def test_the_more_requests_share_a_step_the_surer_a_guess_must_be() -> None:
     made.propose([TEXT])
     made.end("a")
     others = [f"other {number}" for number in range(15)]
-    made.batch.req_ids = ["b", *others]
+    made.runner.input_batch.req_ids = ["b", *others]
     made.begin(new("b"))
     [few, *_] = made.propose([TEXT[:2], *([1] for _ in others)])
     assert few == TEXT[2 : 2 + len(few)]
