@@ -70,9 +70,9 @@ class Guesser:
             for request, tokens in zip(self.runner.input_batch.req_ids, sampled_token_ids, strict=True)
         ]
 
-    def all_plain(self) -> bool:
-        """Whether each request of the batch simply has the likeliest token written."""
-        return self._plain.issuperset(self.runner.input_batch.req_ids)
+    def plain(self) -> list[bool]:
+        """Of each request in the batch, whether it simply has the likeliest token written."""
+        return [request in self._plain for request in self.runner.input_batch.req_ids]
 
     def _guess(self, request: str, tokens: Sequence[int], least: float) -> list[int]:
         self._memory.write(request, tokens)

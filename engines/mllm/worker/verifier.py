@@ -7,7 +7,7 @@ log-probabilities of chosen tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 from operator import eq
 from typing import Any
 
@@ -19,37 +19,38 @@ NOTHING = -1
 
 
 class Verifier:
-    """Takes the rejection sampler's place. Guesses are made for greedy requests alone; others are sampled as ever."""
+    """Takes the rejection sampler's place.
 
-    def __init__(self, sampler: Any, all_plain: Callable[[], bool]) -> None:
-        """`all_plain` says whether each request of the batch simply has the likeliest token written."""
+    Guesses are made for greedy requests alone; others are sampled as ever. Near the longest sequence vLLM has zeros
+    guessed for all, which the others' are not looked at for.
+    """
+
+    def __init__(self, sampler: Any, plain: Callable[[], Sequence[bool]]) -> None:
+        """`plain` says of each request in the batch whether it simply has the likeliest token written."""
         self._sampler = sampler
-        self._all_plain = all_plain
+        self._plain = plain
 
     def __call__(self, metadata: Any, _: Any, logits: torch.Tensor, sampling: Any) -> SamplerOutput:
         """Each request's tokens [R, 1 + most guesses]; logits [G + R, V] of all guesses and behind each request's."""
-        likeliest = logits.argmax(-1).tolist()
-        probabilities = None
-        ends = metadata.bonus_logits_indices.tolist()
-        if not self._all_plain():
-            sampled = self._sampler(
-                logits=logits[metadata.bonus_logits_indices],
-                sampling_metadata=sampling,
-                predict_bonus_token=True,
-            )
-            for end, token in zip(ends, sampled.sampled_token_ids[:, 0].tolist(), strict=True):
-                likeliest[end] = token
-            probabilities = sampled.logprobs_tensors
+        plain = self._plain()
+        likeliest, probabilities = logits.argmax(-1).tolist(), None
+        counts = [count + 1 for count in metadata.num_draft_tokens]
+        starts = [0, *accumulate(counts)]
         guesses = iter(metadata.draft_token_ids.tolist())
         rows = []
-        for end, count in zip(ends, metadata.num_draft_tokens, strict=True):
-            ours = likeliest[end - count : end + 1]
-            right = _agreeing([*islice(guesses, count)], ours)
-            rows.append(ours[: right + 1] + [NOTHING] * (metadata.max_spec_len - right))
-        tokens = torch.tensor(rows, dtype=torch.int32)
-        return SamplerOutput(
-            sampled_token_ids=tokens, logprobs_tensors=_spread(probabilities, tokens.shape[1])
-        )
+        for one, start, count in zip(plain, starts, counts, strict=False):
+            guessed, ours = [*islice(guesses, count - 1)], likeliest[start : start + count]
+            rows.append(ours[: 1 + (_agreeing(guessed, ours) if one else 0)])
+        if not all(plain):
+            sampled = self._sampler(
+                logits=logits[starts[:-1]], sampling_metadata=sampling, predict_bonus_token=True
+            )
+            probabilities = sampled.logprobs_tensors
+            tokens = sampled.sampled_token_ids[:, 0].tolist()
+            rows = [row if one else [token] for one, row, token in zip(plain, rows, tokens, strict=True)]
+        width = metadata.max_spec_len + 1
+        padded = torch.tensor([row + [NOTHING] * (width - len(row)) for row in rows], dtype=torch.int32)
+        return SamplerOutput(sampled_token_ids=padded, logprobs_tensors=_spread(probabilities, width))
 
 
 def _agreeing(guessed: Sequence[int], ours: Sequence[int]) -> int:

@@ -38,7 +38,7 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped her
         if isinstance(drafter := getattr(runner, "drafter", None), Guesser):
             self._guesser = drafter
             drafter.runner = runner
-            runner.rejection_sampler = Verifier(runner.sampler, drafter.all_plain)
+            runner.rejection_sampler = Verifier(runner.sampler, drafter.plain)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """The first half of a step, up to the logits, as vLLM has it."""

@@ -102,3 +102,27 @@ async def test_whoever_leaves_is_guessed_for_no_longer(
         image, prompt = questions[0]
         _, end = await reason(client, image, BUDGET, prompt)
         assert end.closed
+
+
+async def test_near_the_longest_sequence_all_is_as_ever(
+    served_model: ServedModel, tapped_model: ServedModel, questions: list[Question]
+) -> None:
+    """There vLLM has zeros guessed for everybody, also for who asks for probabilities."""
+    image, prompt = questions[0]
+    async with served_model.client() as stock, tapped_model.client() as guessing:
+        long, budget = await as_long_as_can_be(stock, image), 6
+        _, expected = await reason(stock, image, budget, long)
+        asked = await stock.decide(image, prompt, "", timeout=SECONDS)
+        writing = asyncio.gather(*(reason(guessing, image, budget, long) for _ in range(8)))
+        decisions = []
+        while not writing.done():
+            decisions.append(await guessing.decide(image, prompt, "", timeout=SECONDS))
+        assert {end.text for _, end in await writing} == {expected.text}
+        assert {(one.mask_type, one.objects) for one in decisions} == {(asked.mask_type, asked.objects)}
+
+
+async def as_long_as_can_be(client: MllmClient, image: MllmImage) -> str:
+    """A prompt that leaves the model ten tokens or so."""
+    one, two = [(await reason(client, image, 1, "mug " * count))[1].prompt_tokens for count in (10, 20)]
+    each = (two - one) / 10
+    return "mug " * int(10 + (2048 - 10 - one) / each)

@@ -67,7 +67,7 @@ def test_nothing_is_guessed_for_who_does_not_simply_want_the_likeliest_token(
     made.end("b")
 
 
-def checked(rows: list[list[int]], own: list[list[int]], *, plain: bool, sampling: Any = None) -> Any:
+def checked(rows: list[list[int]], own: list[list[int]], plain: list[bool], sampling: Any = None) -> Any:
     """What the verifier says of each request's guesses, where the model would choose `own`, one token more."""
     from engines.mllm.worker.verifier import Verifier
 
@@ -84,9 +84,9 @@ def checked(rows: list[list[int]], own: list[list[int]], *, plain: bool, samplin
     )
 
     def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
-        assert not plain
+        assert not all(plain)
         assert predict_bonus_token
-        assert logits.argmax(-1).tolist() == [row[-1] for row in own]
+        assert logits.argmax(-1).tolist() == [row[0] for row in own]
         return SimpleNamespace(sampled_token_ids=sampling_metadata[0], logprobs_tensors=sampling_metadata[1])
 
     return Verifier(sampler, lambda: plain)(metadata, None, logits, sampling)
@@ -103,7 +103,7 @@ def test_guesses_hold_as_long_as_the_model_would_have_written_them(
 ) -> None:
     rows = [[guessed for guessed, _ in row] for row in pairs]
     own = [[*(token for _, token in row), 49] for row in pairs]
-    found = checked(rows, own, plain=True).sampled_token_ids.tolist()
+    found = checked(rows, own, [True] * len(rows)).sampled_token_ids.tolist()
     for guessed, ours, tokens in zip(rows, own, found, strict=True):
         right = next((i for i, (g, o) in enumerate(zip(guessed, ours, strict=False)) if g != o), len(guessed))
         assert tokens == [*ours[: right + 1], *[-1] * (len(tokens) - right - 1)]
@@ -117,21 +117,28 @@ def test_log_probabilities_that_another_request_asks_for_stand_at_its_token() ->
         torch.tensor([[1, 2], [3, 4]]), torch.tensor([[-1.0, -2.0], [-3.0, -4.0]]), torch.tensor([5, 6])
     )
     chosen = torch.tensor([[1], [4]], dtype=torch.int32)  # the second request may have none but that
-    output = checked([[7, 8], []], [[7, 9, 1], [2]], plain=False, sampling=(chosen, asked))
+    output = checked([[7, 8], []], [[7, 9, 1], [2]], [True, False], (chosen, asked))
     tokens, found = RejectionSampler.parse_output(output.sampled_token_ids, 50, (), output.logprobs_tensors)
     assert tokens == [[7, 9], [4]]
     assert found is not None
     assert found.slice_request(1, 1).logprobs.tolist() == [[-3.0, -4.0]]
 
 
-def test_a_request_that_wants_more_than_the_likeliest_token_is_sampled_as_ever() -> None:
-    made = guesser("a", "b")
+def test_what_vllm_itself_has_guessed_for_who_is_sampled_is_not_looked_at() -> None:
+    """Near the longest sequence it guesses zeros for all."""
+    chosen = torch.tensor([[1], [4]], dtype=torch.int32)
+    output = checked([[0, 0], [0, 0]], [[0, 9, 1], [0, 0, 2]], [True, False], (chosen, None))
+    assert output.sampled_token_ids.tolist() == [[0, 9, -1], [4, -1, -1]]
+
+
+def test_who_simply_has_the_likeliest_token_written_is_known_while_it_runs() -> None:
+    made = guesser("a", "b", "c")
     made.begin(new("a"))
-    assert not made.all_plain()
-    made.begin(new("b"))
-    assert made.all_plain()
+    made.begin(new("b", temperature=1.0))
+    made.begin(new("c"))
+    assert made.plain() == [True, False, True]
     made.end("a")
-    assert not made.all_plain()
+    assert made.plain() == [False, False, True]
 
 
 def test_the_more_requests_share_a_step_the_surer_a_guess_must_be() -> None:
