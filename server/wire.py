@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, as_response, problem
+from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, Kind, as_response, problem
+from server.schemas import Problem
+from server.telemetry.middleware import REQUEST_ID
+from server.telemetry.record import Record, sane_id, working_for
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +57,20 @@ def _with_few_headers(app: ASGIApp, most: int) -> ASGIApp:
         if len(scope["headers"]) <= most:
             await app(scope, receive, send)
             return
-        refusal = problem(HEADERS_TOO_LARGE, f"the header may have {most} fields")
-        await as_response(refusal)(scope, receive, send)
+        asked = Headers(scope=scope).get(REQUEST_ID)
+        refusal = _refusal(HEADERS_TOO_LARGE, f"the header may have {most} fields", asked)
+        response = as_response(refusal)
+        response.headers[REQUEST_ID] = str(refusal.request_id)
+        await response(scope, receive, send)
 
     return bounded
+
+
+def _refusal(kind: Kind, detail: str, asked: str | None = None) -> Problem:
+    """A problem document for what never comes to the application; its request id (`asked`, if it is sane) is logged."""
+    with working_for(Record(sane_id(asked), "OTHER")):
+        logger.info("refused: %s", detail)
+        return problem(kind, detail)
 
 
 class BoundedProtocol(H11Protocol):
@@ -122,9 +136,12 @@ class BoundedProtocol(H11Protocol):
         large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
         kind = HEADERS_TOO_LARGE if large else MALFORMED
         detail = f"it may have {self.bounds.header_bytes} bytes" if large else "this is not HTTP/1.1"
-        body = problem(kind, detail).model_dump_json().encode()
+        refusal = _refusal(kind, detail)
+        body = refusal.model_dump_json().encode()
         head = f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
-        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head += (
+            f"{REQUEST_ID}: {refusal.request_id}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
         self.transport.write(head.encode() + body)
         self.transport.close()
 

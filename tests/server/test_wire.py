@@ -54,13 +54,15 @@ class Line:
                 return b""
 
     async def answer(self) -> tuple[int, dict[str, object]]:
-        """The status and the problem document of the next answer."""
+        """The status and the problem document of the next answer, whose header bears the problem's request id."""
         async with asyncio.timeout(PATIENCE):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             body = await self._reader.readexactly(length)
         assert "application/problem+json" in head
-        return int(head.split()[1]), json.loads(body)
+        problem = json.loads(body)
+        assert f"x-request-id: {problem['request_id']}\r\n" in head
+        return int(head.split()[1]), problem
 
 
 @contextlib.asynccontextmanager
@@ -94,6 +96,18 @@ async def test_a_bad_header_is_a_problem(gateway: Gateway, head: bytes, status: 
         await client.send(POST + head)
         answered, problem = await client.answer()
     assert (answered, problem["type"]) == (status, f"urn:r2sm:problem:{slug}")
+
+
+async def test_a_refused_header_is_logged_under_the_id_that_its_client_reads(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = b"".join(b"X-%d: 1\r\n" % number for number in range(200))
+    with caplog.at_level("INFO", "server.wire"):
+        async with listening(gateway) as port, line(port) as client:
+            await client.send(POST + b"X-Request-ID: mine.1\r\n" + many + b"\r\n")
+            _, problem = await client.answer()
+    assert problem["request_id"] == "mine.1"
+    assert "refused: the header may have 100 fields" in caplog.messages
 
 
 @pytest.mark.parametrize("first", [b"", b"POST /v1/segment HTT", POST])
