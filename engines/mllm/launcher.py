@@ -113,6 +113,9 @@ class VllmServer:
                 self.detail = await self._run_once()
             except OSError as fault:
                 self.detail = f"could not be started: {fault}"
+            except Exception as fault:
+                log.exception("vLLM (%s) could not be watched", self.role)
+                self.detail = f"could not be watched: {type(fault).__name__}: {fault}"
             log.error("vLLM (%s) %s", self.role, self.detail)
             if time.monotonic() - began > STABLE_SECONDS:
                 pause = FIRST_PAUSE

@@ -7,8 +7,10 @@ written over and over (suffix decoding, https://arxiv.org/abs/2411.04975, with r
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import log
 
@@ -45,7 +47,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._writing: dict[str, Writing] = {}
-        self._images: OrderedDict[str, deque[tuple[int, ...]]] = OrderedDict()
+        self._images: OrderedDict[str, deque[array[int]]] = OrderedDict()
         self._phrases = Phrases()
 
     def begin(self, request: str, image: str | None, ends: Collection[int]) -> None:
@@ -62,7 +64,7 @@ class Memory:
         writing = self._writing.pop(request, None)
         if writing is None or len(writing.tokens) < SHORTEST:
             return
-        text = tuple(writing.tokens[:MOST_TOKENS])
+        text = array("i", writing.tokens[:MOST_TOKENS])
         self._phrases.learn(text)
         if writing.image is not None:
             texts = self._images.setdefault(writing.image, deque(maxlen=MOST_TEXTS))
@@ -77,27 +79,35 @@ class Memory:
         `least`, in 0..1, is the chance that all of them must have to be worth a guess.
         """
         writing = self._writing[request]
+        if not writing.tokens:
+            return []
         texts = self._images.get(writing.image, ()) if writing.image is not None else ()
         found = _gone_on(texts, writing.tokens, min(most, int(log(least) / log(AGREES_ON))))
         return writing.until_end(found or self._phrases.follow(writing.tokens, most, least))
 
 
-def _gone_on(texts: Sequence[Sequence[int]], written: Sequence[int], most: int) -> list[int]:
+def _gone_on(texts: Sequence[array[int]], written: Sequence[int], most: int) -> list[int]:
     """How the text goes on that agrees longest with the end of what is written; of two that do so the first."""
     longest, found = LEAST_AGREEMENT - 1, list[int]()
     for text in texts:
-        for place in range(1, len(text)):
-            agreed = _agreement(text, place, written, longest)
+        for place in _places_behind(text, written[-1]):
+            agreed = _agreement(text, place, written)
             if agreed > longest:
                 longest, found = agreed, list(text[place : place + most])
     return found
 
 
-def _agreement(text: Sequence[int], place: int, written: Sequence[int], longest: int) -> int:
-    """At how many tokens before `place` a text agrees with the end of what is written."""
+def _places_behind(text: array[int], token: int) -> Iterator[int]:
+    """Where a text goes on behind this token."""
+    place = 0
+    with suppress(ValueError):  # there is none any more
+        while (place := text.index(token, place) + 1) < len(text):
+            yield place
+
+
+def _agreement(text: array[int], place: int, written: Sequence[int]) -> int:
+    """At how many tokens before `place` a text agrees with the end of what is written; the last one does."""
     limit = min(place, len(written), MOST_AGREEMENT)
-    if limit <= longest or text[place - 1] != written[-1]:
-        return 0
     agreed = 1
     while agreed < limit and text[place - 1 - agreed] == written[-1 - agreed]:
         agreed += 1

@@ -9,6 +9,8 @@ LONGEST = 6
 """Tokens that are looked at before the one that is guessed."""
 MOST_CONTEXTS = 50_000
 """Contexts in each of two generations: what has not been written again for so many new ones is forgotten."""
+MOST_FOLLOWERS = 64
+"""Different tokens that are counted behind one context; where there are more, the rarer half is forgotten."""
 
 Contexts = dict[tuple[int, ...], Counter[int]]
 
@@ -25,7 +27,7 @@ class Phrases:
         """A text that has been written."""
         for end in range(1, len(tokens)):
             for start in range(max(end - LONGEST, 0), end):
-                self._followers(tuple(tokens[start:end]))[tokens[end]] += 1
+                self._count(tuple(tokens[start:end]), tokens[end])
 
     def follow(self, tokens: Sequence[int], most: int, least: float) -> list[int]:
         """Up to `most` tokens that probably come next, as long as the chance of all of them is `least`.
@@ -50,6 +52,12 @@ class Phrases:
             if followers := self._young.get(end) or self._old.get(end):
                 return followers
         return None
+
+    def _count(self, context: tuple[int, ...], token: int) -> None:
+        followers = self._followers(context)
+        followers[token] += 1
+        if len(followers) > MOST_FOLLOWERS:
+            self._young[context] = Counter(dict(followers.most_common(MOST_FOLLOWERS // 2)))
 
     def _followers(self, context: tuple[int, ...]) -> Counter[int]:
         followers = self._young.get(context)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from engines.mllm.tap.line import Line
-from engines.mllm.tap.message import BEFORE, OF, TAG, Message
+from engines.mllm.tap.message import BEFORE, OF, TAG, TAG_LENGTH, Message
 from engines.mllm.worker.rows import Row
 
 
@@ -17,7 +17,8 @@ from engines.mllm.worker.rows import Row
 class Wish:
     """What a request wants to know: as `asking` says. `last` is the state from which its last token was chosen.
 
-    `place` is that state's token's: what is computed again after a preemption has been told already.
+    `place` is that state's token's: what is computed again after a preemption has been told already. An answer has
+    one decision: where another one is written behind it, nothing begins anew.
     """
 
     tag: str
@@ -25,13 +26,20 @@ class Wish:
     of: frozenset[int]
     place: int = -1
     last: torch.Tensor | None = None
+    begun: bool = False
 
     @classmethod
     def read(cls, extra: dict[str, Any] | None) -> Wish | None:
-        """The wish in a request's ``extra_args``, if there is one."""
-        if not extra or TAG not in extra:
+        """The wish in a request's ``extra_args``, if there is one; what is not as `asking` says it is none.
+
+        Whoever reaches vLLM may send anything, and what is raised here would end its engine.
+        """
+        tag, before, of = (extra.get(name) for name in (TAG, BEFORE, OF)) if extra else (None, None, None)
+        if not isinstance(tag, str) or len(tag) != TAG_LENGTH or not tag.isascii():
             return None
-        return cls(str(extra[TAG]), frozenset(extra.get(BEFORE, ())), frozenset(extra.get(OF, ())))
+        if not isinstance(before, list) or not isinstance(of, list):
+            return None
+        return cls(tag, frozenset(before), frozenset(of))
 
 
 class Tap:
@@ -65,7 +73,8 @@ class Tap:
 
     def _hear(self, wish: Wish, row: Row) -> None:
         """A token that was written, and its state."""
-        if row.token in wish.before and wish.last is not None:
+        if row.token in wish.before and wish.last is not None and not wish.begun:
+            wish.begun = True
             self._send(wish, wish.last, anew=True)
         if row.token in wish.of:
             self._send(wish, row.state, anew=False)

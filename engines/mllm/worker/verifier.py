@@ -19,11 +19,7 @@ NOTHING = -1
 
 
 class Verifier:
-    """Takes the rejection sampler's place.
-
-    Guesses are made for greedy requests alone; others are sampled as ever. Near the longest sequence vLLM has zeros
-    guessed for all, which the others' are not looked at for.
-    """
+    """Takes the rejection sampler's place. Guesses are made for greedy requests alone; others are sampled as ever."""
 
     def __init__(self, sampler: Any, plain: Callable[[], Sequence[bool]]) -> None:
         """`plain` says of each request in the batch whether it simply has the likeliest token written."""
@@ -38,13 +34,11 @@ class Verifier:
         starts = [0, *accumulate(counts)]
         guesses = iter(metadata.draft_token_ids.tolist())
         rows = []
-        for one, start, count in zip(plain, starts, counts, strict=False):
+        for start, count in zip(starts, counts, strict=False):
             guessed, ours = [*islice(guesses, count - 1)], likeliest[start : start + count]
-            rows.append(ours[: 1 + (_agreeing(guessed, ours) if one else 0)])
+            rows.append(ours[: 1 + _agreeing(guessed, ours)])
         if not all(plain):
-            sampled = self._sampler(
-                logits=logits[starts[:-1]], sampling_metadata=sampling, predict_bonus_token=True
-            )
+            sampled = self._sampler(logits=logits[starts[:-1]], sampling_metadata=sampling)
             probabilities = sampled.logprobs_tensors
             tokens = sampled.sampled_token_ids[:, 0].tolist()
             rows = [row if one else [token] for one, row, token in zip(plain, rows, tokens, strict=True)]

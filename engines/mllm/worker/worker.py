@@ -1,12 +1,14 @@
 """vLLM's own CPU worker with a tap for hidden states, and with guesses at what comes next: ``--worker-cls``.
 
 It reads what the model runner keeps between the model and the sampler, so that nothing is computed twice: of
-vLLM 0.32, `execute_model_state`, `input_batch`, `input_ids`, `query_start_loc`, `drafter` and `rejection_sampler`.
+vLLM 0.32, `execute_model_state`, `input_batch`, `input_ids`, `query_start_loc`, `drafter`, `rejection_sampler` and
+`effective_drafter_max_model_len`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from vllm.v1.worker.cpu_worker import CPUWorker
@@ -38,6 +40,9 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped her
         if isinstance(drafter := getattr(runner, "drafter", None), Guesser):
             self._guesser = drafter
             drafter.runner = runner
+            runner.effective_drafter_max_model_len = (
+                sys.maxsize
+            )  # a memory reads no sequence that could be too long
             runner.rejection_sampler = Verifier(runner.sampler, drafter.plain)
 
     def execute_model(self, scheduler_output: Any) -> Any:

@@ -107,7 +107,7 @@ async def test_whoever_leaves_is_guessed_for_no_longer(
 async def test_near_the_longest_sequence_all_is_as_ever(
     served_model: ServedModel, tapped_model: ServedModel, questions: list[Question]
 ) -> None:
-    """There vLLM has zeros guessed for everybody, also for who asks for probabilities."""
+    """A proposer that vLLM thinks of as a model would not be asked any more there."""
     image, prompt = questions[0]
     async with served_model.client() as stock, tapped_model.client() as guessing:
         long, budget = await as_long_as_can_be(stock, image), 6

@@ -115,6 +115,27 @@ async def test_a_server_that_dies_is_started_again(tmp_path: Path, monkeypatch: 
     await server.stop()
 
 
+async def test_a_fault_of_the_watching_starts_the_server_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(launcher, "FIRST_PAUSE", 0.05)
+    server, first = stand_in(tmp_path), True
+    become_ready = VllmServer._become_ready
+
+    async def fail_once(self: VllmServer) -> None:
+        nonlocal first
+        if first:
+            first = False
+            raise KeyError("what vLLM never says")
+        await become_ready(self)
+
+    monkeypatch.setattr(VllmServer, "_become_ready", fail_once)
+    server.start()
+    await reach(server, "ready")
+    assert "could not be watched" in caplog.text
+    await server.stop()
+
+
 async def test_a_leash_that_is_killed_takes_its_group_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,9 +83,8 @@ def checked(rows: list[list[int]], own: list[list[int]], plain: list[bool], samp
         target_logits_indices=torch.tensor([place for place in range(len(logits)) if place not in bonus]),
     )
 
-    def sampler(logits: torch.Tensor, sampling_metadata: Any, predict_bonus_token: bool) -> Any:
+    def sampler(logits: torch.Tensor, sampling_metadata: Any) -> Any:
         assert not all(plain)
-        assert predict_bonus_token
         assert logits.argmax(-1).tolist() == [row[0] for row in own]
         return SimpleNamespace(sampled_token_ids=sampling_metadata[0], logprobs_tensors=sampling_metadata[1])
 
@@ -124,8 +123,7 @@ def test_log_probabilities_that_another_request_asks_for_stand_at_its_token() ->
     assert found.slice_request(1, 1).logprobs.tolist() == [[-3.0, -4.0]]
 
 
-def test_what_vllm_itself_has_guessed_for_who_is_sampled_is_not_looked_at() -> None:
-    """Near the longest sequence it guesses zeros for all."""
+def test_a_guess_for_who_is_sampled_is_not_looked_at() -> None:
     chosen = torch.tensor([[1], [4]], dtype=torch.int32)
     output = checked([[0, 0], [0, 0]], [[0, 9, 1], [0, 0, 2]], [True, False], (chosen, None))
     assert output.sampled_token_ids.tolist() == [[0, 9, -1], [4, -1, -1]]

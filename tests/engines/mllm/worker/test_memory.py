@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engines.mllm.worker import memory as module
 from engines.mllm.worker.memory import SHORTEST, Memory
-from engines.mllm.worker.phrases import LONGEST, Phrases
+from engines.mllm.worker.phrases import LONGEST, MOST_FOLLOWERS, Phrases
 
 FIRST = [1, 2, 3, 10, 11, 12, 13, 20, 21, 22]
 OTHER = [1, 2, 3, 30, 31, 32, 33, 20, 21, 23]
@@ -119,6 +119,16 @@ def test_phrases_that_are_not_written_any_more_are_forgotten() -> None:
     assert phrases.follow([1], 2, 0.1) == []
     assert len(phrases._young) <= 20
     assert len(phrases._old) <= 20
+
+
+def test_of_what_may_follow_the_rarest_is_forgotten() -> None:
+    phrases = Phrases()
+    for _ in range(3):
+        phrases.learn([1, 2])
+    for number in range(100, 100 + 3 * MOST_FOLLOWERS):
+        phrases.learn([1, number])
+    assert len(phrases._young[(1,)]) <= MOST_FOLLOWERS
+    assert phrases.follow([1], 1, 0.01) == [2]
 
 
 def test_the_longest_run_that_was_seen_decides() -> None:

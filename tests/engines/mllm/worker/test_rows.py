@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from engines.mllm.tap.message import BEFORE, OF, TAG, Message
@@ -76,12 +77,11 @@ class Heard:
         self.sent.append((found.anew, float(found.state[0])))
 
 
-def tap_of(**wish: list[int]) -> tuple[Tap, Heard]:
+def tap_of(**wish: object) -> tuple[Tap, Heard]:
     line = Heard()
     tap = Tap(line)  # type: ignore[arg-type]
-    tap.begin(
-        SimpleNamespace(req_id="a", sampling_params=SimpleNamespace(extra_args={TAG: "0" * 16, **wish}))
-    )
+    extra = {TAG: "0" * 16, BEFORE: [], OF: [], **wish}
+    tap.begin(SimpleNamespace(req_id="a", sampling_params=SimpleNamespace(extra_args=extra)))
     return tap, line
 
 
@@ -94,6 +94,23 @@ def test_the_state_before_a_token_and_those_of_others_are_sent() -> None:
     tap.tell([row(5, 2), row(6, 3)])
     tap.tell([row(70, 4), row(80, 5), row(80, 6)])
     assert line.sent == [(True, 6.0), (False, 80.0), (False, 80.0)]
+
+
+def test_a_second_decision_begins_nothing_anew() -> None:
+    tap, line = tap_of(**{BEFORE: [70, 71], OF: [80]})
+    tap.tell([row(5, 2), row(70, 3), row(80, 4), row(71, 5), row(80, 6)])
+    assert line.sent == [(True, 5.0), (False, 80.0), (False, 80.0)]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [{TAG: "é" * 16}, {TAG: "short"}, {TAG: 5}, {BEFORE: 5}, {OF: "80"}, {BEFORE: None}, {TAG: ["0"] * 16}],
+)
+def test_a_wish_that_nobody_here_makes_is_none(wish: dict[str, object]) -> None:
+    """Whoever reaches vLLM may send it; what is raised in a step ends the engine."""
+    tap, line = tap_of(**wish)
+    tap.tell([row(5, 2), row(80, 3)])
+    assert line.sent == []
 
 
 def test_what_is_computed_again_is_not_told_again() -> None:
