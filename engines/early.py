@@ -17,17 +17,20 @@ Begun = Mapping[bytes, asyncio.Task[Decoded]]
 
 
 class EarlyDecoder:
-    """Decodes the vectors that it hears of and that are `wanted` then; what nobody has taken is given up at the end
-    of its ``async with`` block.
+    """Decodes the vectors that it hears of, the first `most` of them, if they are `wanted` then; what nobody has taken
+    is given up at the end of its ``async with`` block.
     """
 
     def __init__(
         self,
         decode: Callable[[MaskType, Vector], Awaitable[Decoded]],
         wanted: Callable[[MaskType], bool],
+        *,
+        most: int | None = None,
     ) -> None:
         self._decode = decode
         self._wanted = wanted
+        self._most = most
         self._context = (
             contextvars.copy_context()
         )  # whoever tells of vectors is at work on other requests, too
@@ -41,7 +44,8 @@ class EarlyDecoder:
 
     def hear(self, mask_type: MaskType, vector: Vector) -> None:
         """Begin with a vector, if it is wanted; never raises."""
-        if self._open and self._wanted(mask_type):
+        enough = self._most is not None and len(self._begun) >= self._most
+        if self._open and not enough and self._wanted(mask_type):
             work = self._run(mask_type, vector)
             self._begun[vector.tobytes()] = asyncio.get_running_loop().create_task(
                 work, context=self._context

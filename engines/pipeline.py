@@ -242,7 +242,7 @@ class Pipeline:
             meant = ticket.request.forced_type in (None, mask_type)
             return meant and self._idle() and encoding.done()
 
-        return EarlyDecoder(decode, wanted)
+        return EarlyDecoder(decode, wanted, most=ticket.request.objects)
 
     def _idle(self) -> bool:
         """Whether there is room for work that can be done without."""
@@ -311,13 +311,16 @@ class Pipeline:
 
     async def _decide(self, ticket: Ticket, image: PreparedImage, reasoned: ReasoningEnd) -> Decision:
         """What the request leaves open is asked, unless the model has written it for the very type that is wanted."""
-        request, written, objects = ticket.request, reasoned.written, ticket.request.objects
-        if objects is None and written is not None and written.mask_type == request.forced_type:
-            objects = written.objects
+        request = ticket.request
         with ticket.watch.stage("decide"):
-            left, forced = ticket.deadline.left(), request.forced_type
             return await self._mllm.decide(
-                image.mllm, request.prompt, reasoned.text, mask_type=forced, objects=objects, timeout=left
+                image.mllm,
+                request.prompt,
+                reasoned.text,
+                mask_type=request.forced_type,
+                objects=request.objects,
+                written=reasoned.written,
+                timeout=ticket.deadline.left(),
             )
 
     async def _foresee(

@@ -165,11 +165,13 @@ class ScriptedMllm:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         async with self._call("decide"):
             p_modal = {None: self.p_modal, "modal": 1.0, "amodal": 0.0}[mask_type]
-            return Decision(p_modal, 1 - p_modal, self.prompt_count if objects is None else objects, 25, 2)
+            told = written.objects if written and written.mask_type == mask_type else self.prompt_count
+            return Decision(p_modal, 1 - p_modal, told if objects is None else objects, 25, 2)
 
     async def boxes(
         self, image: MllmImage, prompt: str, reasoning: str, objects: int | None, *, timeout: float
@@ -220,7 +222,7 @@ class ScriptedMllm:
             return (decision, vectors) if decision.mask_type == written.mask_type else None
 
     def _vectors(self, mask_type: MaskType, objects: int) -> NDArray[np.float32]:
-        seed = np.random.default_rng([mask_type == "modal", objects])
+        seed = np.random.default_rng([mask_type == "modal"])
         return seed.normal(size=(objects, VECTOR_DIM)).astype(np.float32) * 3
 
     async def health(self) -> tuple[RoleHealth, RoleHealth]:

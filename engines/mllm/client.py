@@ -170,9 +170,12 @@ class MllmClient:
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision:
         """Which mask and how many objects, after `reasoning`; what the caller names is not asked.
+
+        Nor is what the model has `written` for the very `mask_type` that is named.
 
         The probabilities are the model's own at that very position. A model without decision tokens is asked for
         one of two words instead. Raises InvalidInput if a model that does not decide is asked to.
@@ -185,7 +188,10 @@ class MllmClient:
         source: DecisionSource = "model"
         modal = 1.0 if mask_type == "modal" else 0.0
         known = NOTHING_KNOWN
-        if mask_type is None and self._answer.tokens.modal is None:
+        if written is not None and written.mask_type == mask_type:
+            objects = written.objects if objects is None else objects
+            known = await self._states.known(reasoning, written)
+        elif mask_type is None and self._answer.tokens.modal is None:
             source = "question"
             modal, asked = await self._ask_words(image, prompt, deadline)
             usage += asked
@@ -209,8 +215,9 @@ class MllmClient:
             usage += reply.usage
             objects = count_objects(self._answer.tokens, reply.positions)
             known = await self._known(reasoning, mask_type, reply.positions, told, closed=False)
-        read, written = usage.prompt_tokens, usage.completion_tokens
-        return Decision(modal, 1.0 - modal, objects, read, written, source, known)
+        return Decision(
+            modal, 1.0 - modal, objects, usage.prompt_tokens, usage.completion_tokens, source, known
+        )
 
     async def warm(
         self, image: MllmImage, prompt: str, *, objects: int | None = None, timeout: float

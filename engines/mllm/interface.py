@@ -44,6 +44,7 @@ class Mllm(Protocol):
         *,
         mask_type: MaskType | None = None,
         objects: int | None = None,
+        written: Written | None = None,
         timeout: float,
     ) -> Decision: ...
 

@@ -53,6 +53,21 @@ async def test_what_is_not_wanted_is_not_decoded_early(vision: FaultyVision) -> 
     assert "early" not in done.timings_ms
 
 
+@pytest.mark.parametrize("objects", [None, 1])
+async def test_for_a_type_that_is_named_each_is_decoded_once_and_no_more_than_are_wanted(
+    vision: FaultyVision, objects: int | None
+) -> None:
+    mllm = tapped(3, overheard=True)
+    async with opened(mllm, vision) as pipeline:
+        await run(pipeline, SegmentRequest("the mugs"))
+        vision.batches.clear()
+        events = await run(pipeline, SegmentRequest("the mugs", mask_type="amodal", objects=objects))
+    [done] = of(Done, events)
+    assert "early" in done.timings_ms
+    assert len(of(MaskReady, events)) == (objects or 3)
+    assert sum(vision.batches) == (objects or 3)
+
+
 async def test_in_company_vectors_are_left_to_their_batch(vision: FaultyVision) -> None:
     mllm = tapped(1, overheard=True)
     async with opened(mllm, vision) as pipeline:

@@ -219,6 +219,36 @@ async def test_only_what_it_did_not_write_is_asked_for() -> None:
     assert [bool(wish[OF]) for wish in script.asked] == [True, False, False]
 
 
+@pytest.mark.parametrize(("objects", "asked"), [(None, []), (1, []), (3, [False])])
+async def test_a_type_that_is_named_keeps_the_states_that_came_with_it(
+    objects: int | None, asked: list[bool]
+) -> None:
+    third: Answered = ([[5, 6]], {"usage": {}})
+    async with scripted(([MODAL, [1, 2], [3, 4]], REASONED), third) as (client, script):
+        _, end = await reason(client)
+        decision = await client.decide(
+            IMAGE, "p", end.text, mask_type="modal", objects=objects, written=end.written, timeout=SECONDS
+        )
+        count = objects or 2
+        assert decision == Decision(1.0, 0.0, count)
+        vectors = await client.concentrate(
+            IMAGE, "p", end.text, ["modal"], count, known=decision.known, timeout=SECONDS
+        )
+    assert vectors["modal"].tolist() == [[1, 2], [3, 4], [5, 6]][:count]
+    assert [bool(wish[OF]) for wish in script.asked[1:]] == asked
+
+
+async def test_what_was_written_for_another_type_is_asked_again() -> None:
+    counted = completion(position("<REF_POS>", REF_POS=-0.1), position("<|im_end|>"))
+    async with scripted(([MODAL, [1, 2], [3, 4]], REASONED), ([AMODAL, [7, 8]], counted)) as (client, script):
+        _, end = await reason(client)
+        decision = await client.decide(
+            IMAGE, "p", end.text, mask_type="amodal", written=end.written, timeout=SECONDS
+        )
+    assert (decision.mask_type, decision.objects) == ("amodal", 1)
+    assert len(script.asked) == 2
+
+
 async def test_states_that_speak_against_what_was_written_conclude_nothing() -> None:
     async with scripted(([AMODAL, [1, 2], [3, 4]], REASONED)) as (client, _):
         _, end = await reason(client)
