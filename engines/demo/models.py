@@ -11,13 +11,13 @@ VECTOR_DIM = 256
 PATCH, MERGE = 14, 2
 IMAGE_FACTOR = PATCH * MERGE
 MLLM_IMAGE = MllmImageConfig(
-    min_pixels=90 * IMAGE_FACTOR**2, max_pixels=121 * IMAGE_FACTOR**2, factor=IMAGE_FACTOR
+    min_pixels=130 * IMAGE_FACTOR**2, max_pixels=169 * IMAGE_FACTOR**2, factor=IMAGE_FACTOR
 )
 SAM_SIZE, SAM_PATCH = 192, 8
 ROPE_THETA, ROPE_SECTIONS = 1000.0, (2, 5, 25)
 """M-RoPE's frequencies for time, rows and columns, in radians a token, from the fastest to the slowest.
 
-Chosen so that both are there: frequencies that tell apart the eleven rows (0.65 to 0.27) and columns (0.22 down) of a
+Chosen so that both are there: frequencies that tell apart the dozen rows (0.65 to 0.27) and columns (0.22 down) of a
 demo image, and slow ones (nearly half are below 0.03), by which a word finds the same word sixty tokens back.
 """
 

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from engines.demo.language import Form, Query, ask, survey
 from engines.demo.models import MERGE
 from engines.demo.scenes import TRAINING_SEEDS, Scene, render_scene
+from engines.demo.scenes.render import LONGEST, SHORTEST
 from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.samples import SceneSample, View, make_sample, make_view
 
-SMALLEST, LARGEST = 160, 440
-"""Longer sides that training scenes are drawn at; both towers shrink larger images to less than this."""
+LARGEST = 560
+"""The longest side that training scenes are drawn at; both towers shrink larger images to less than this."""
 SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
 COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
@@ -103,7 +104,8 @@ def told(scene: Scene, count: int, rng: random.Random) -> list[Query]:
 
 
 def _longest(rng: random.Random) -> int:
-    return int(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST))))
+    """The longer side of a scene, drawn as `render_scene` draws it, but no longer than it need be."""
+    return min(LARGEST, int(np.exp(rng.uniform(np.log(SHORTEST), np.log(LONGEST)))))
 
 
 def open_feed(

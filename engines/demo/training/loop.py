@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from engines.demo.training.feed import Batch
 from engines.demo.training.learner import Learner
+from engines.demo.training.precision import mixed_precision
 from engines.demo.training.steps import Step
 
 WARM_UP_STEPS = 150
@@ -157,7 +158,7 @@ def _descend(
     rng: random.Random,
     smooth: dict[str, float],
 ) -> None:
-    with torch.autocast(torch.get_default_device().type, dtype=torch.bfloat16):
+    with mixed_precision():
         done = step(learner, batch, rng)
     done.loss.backward()
     _share_gradients(learner)

@@ -18,10 +18,10 @@ from engines.demo.training.learner import Learner, Towers, image_rows
 from engines.demo.training.losses import iou, mask_loss, word_loss
 from engines.demo.training.samples import SceneSample
 
-MASKS_PER_SCENE = 6
+MASKS_PER_SCENE = 4
 """How many vectors of a scene are decoded to masks in one step; the others train the heatmap alone."""
 
-CLICKS_PER_SCENE = 2
+CLICKS_PER_SCENE = 1
 
 
 @dataclass(frozen=True, slots=True)
