@@ -11,7 +11,7 @@ from engines.demo.training.samples import CELLS, CLASSES, CLIP_MEAN, CLIP_STD, m
 
 
 def test_patches_equal_those_of_transformers() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (252, 308, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (308, 364, 3), dtype=np.uint8)
     processor = Qwen2VLImageProcessor(
         patch_size=PATCH,
         merge_size=MERGE,
@@ -20,7 +20,7 @@ def test_patches_equal_those_of_transformers() -> None:
         image_std=CLIP_STD.tolist(),
     )
     theirs = processor(image, return_tensors="np")
-    assert theirs["image_grid_thw"].tolist() == [[1, 18, 22]]
+    assert theirs["image_grid_thw"].tolist() == [[1, 22, 26]]
     np.testing.assert_allclose(patchify(image), theirs["pixel_values"], atol=1e-5)
 
 
