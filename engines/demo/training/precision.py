@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 class _AttentionInFloat32(TorchFunctionMode):
     """Attention computes in float32 and gives what it was given.
 
-    On processors without bfloat16 matrix units torch's attention in bfloat16 takes up to five times as long.
+    On processors without bfloat16 matrix units torch's attention is slower in bfloat16 than in float32.
     """
 
     def __torch_function__(

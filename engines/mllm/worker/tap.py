@@ -34,7 +34,8 @@ class Wish:
 
         Whoever reaches vLLM may send anything, and what is raised here would end its engine.
         """
-        tag, before, of = (extra.get(name) for name in (TAG, BEFORE, OF)) if extra else (None, None, None)
+        asked = extra or {}
+        tag, before, of = asked.get(TAG), asked.get(BEFORE), asked.get(OF)
         if not isinstance(tag, str) or len(tag) != TAG_LENGTH or not tag.isascii():
             return None
         if not isinstance(before, list) or not isinstance(of, list):

@@ -40,9 +40,8 @@ class Worker(CPUWorker):  # type: ignore[misc]  # vLLM's classes are untyped her
         if isinstance(drafter := getattr(runner, "drafter", None), Guesser):
             self._guesser = drafter
             drafter.runner = runner
-            runner.effective_drafter_max_model_len = (
-                sys.maxsize
-            )  # a memory reads no sequence that could be too long
+            # a memory reads no sequence that could be too long for it
+            runner.effective_drafter_max_model_len = sys.maxsize
             runner.rejection_sampler = Verifier(runner.sampler, drafter.plain)
 
     def execute_model(self, scheduler_output: Any) -> Any:
