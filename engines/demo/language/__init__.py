@@ -13,6 +13,7 @@ How a prompt comes about, one module each:
     prompts     sentences around them; surface then spells them as people type
     sought      a description said again in few words, as the reasoning begins with it
     reasoning   the true account: "<what is sought>. <all there is, with marks>. The red mug is at the left. ..."
+    straying    lists with slips, from which a model learns to go on after its own
 
 The rules that decide. Amodal is what says that the object is partly hidden ("the half-hidden mug") or that its
 complete shape is wanted ("the whole mug", "even behind the box", "not only what is visible", "do not leave out

@@ -14,7 +14,9 @@ MIN_VISIBLE_SHARE = 0.25  # of the object's own area
 MIN_VISIBLE_AREA = 0.004  # of the image
 COVERED = 0.03  # the share of an object that has to be covered before anyone speaks of it
 
-_SQUARES = 8
+_SIDE = 8
+SQUARES = tuple(f"{column}{row + 1}" for column in ascii_lowercase[:_SIDE] for row in range(_SIDE))
+"""Of the image, in reading order."""
 _COLUMNS = ("left", "", "right")
 _ROWS = ("top", "", "bottom")
 
@@ -124,7 +126,7 @@ def _thing(scene: Scene, index: int) -> Thing:
 
 
 def _square(x: float, y: float) -> str:
-    column, row = (min(_SQUARES - 1, int(place * _SQUARES)) for place in (x, y))
+    column, row = (min(_SIDE - 1, int(place * _SIDE)) for place in (x, y))
     return f"{ascii_lowercase[column]}{row + 1}"
 
 

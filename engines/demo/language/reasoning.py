@@ -31,6 +31,7 @@ WANTED: dict[MaskType, str] = {
     "modal": "The visible part",
 }
 """How every reasoning begins; then it says what of."""
+IN_VIEW = "In view: "
 
 _NUMBERS = {2: "two", 3: "three"}
 
@@ -79,7 +80,7 @@ def overview(facts: Facts, marks: dict[int, Mark]) -> str:
     """
     shown = [thing for thing in in_reading_order(facts.things) if thing.askable]
     listed = (f"{thing.square} {thing.name} {marks.get(thing.index, '')}".rstrip() for thing in shown)
-    return f"In view: {', '.join(listed)}." if shown else ""
+    return f"{IN_VIEW}{', '.join(listed)}." if shown else ""
 
 
 def _marks(description: Description, targets: tuple[Thing, ...], facts: Facts) -> dict[int, Mark]:

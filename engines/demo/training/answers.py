@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engines.demo.language import WANTED, Account, Mark, Query, Survey
+from engines.demo.language.facts import SQUARES
+from engines.demo.language.straying import stray
 from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
@@ -67,6 +69,10 @@ class AnswerPacker:
         ends = (",", ".", *(f" {mark}" for mark in get_args(Mark)))
         self._ends = {ids[0] for end in ends if len(ids := self._encode(end)) == 1}
         """What can follow a listed thing."""
+        self._slips = all(
+            len(self._encode(f" {square} a")) == len(self._encode(" a")) + 1 for square in SQUARES
+        )
+        """Whether a square is a token, so that a list with slips is as long as what it should have been."""
         self._verdict = next(place for place, (one, other) in enumerate(wanted) if one != other)
 
     def pack(
@@ -118,12 +124,15 @@ class AnswerPacker:
         rng: random.Random,
     ) -> None:
         question = self._encode(query.prompt) + self._to_answer
-        reasoning, weights = self._reasoning(query.account)
+        overview = query.account.overview
+        told, meant = stray(overview, rng) if self._slips else (overview, overview)
+        reasoning, weights = self._reasoning(replace(query.account, overview=told))
+        wanted, _ = self._reasoning(replace(query.account, overview=meant))
         tail = self._tail(query, query.mask_type)
         first = packed.add_family([*question, *reasoning, *tail])
         opened = first + len(question) - 1
         closed = opened + len(reasoning) + 1
-        scored.add(opened, [*reasoning, self._close], [*weights, 1.0])
+        scored.add(opened, [*wanted, self._close], [*weights, 1.0])
         self._score_tail(scored, vectors, query, query.mask_type, closed, tail)
         other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
         if rng.random() < 0.35:
