@@ -129,6 +129,13 @@ def test_on_a_cpu_the_concentrate_server_gives_way() -> None:
     assert yielding("reason", "cpu") == yielding("concentrate", "cuda") == []
 
 
+def test_on_a_cpu_memory_is_kept_for_the_next_picture_unless_told_otherwise() -> None:
+    kept = environment(VllmConfig(), "reason", "cpu", {"MALLOC_TRIM_THRESHOLD_": "1"})
+    assert kept["MALLOC_TRIM_THRESHOLD_"] == "1"
+    assert int(kept["MALLOC_MMAP_THRESHOLD_"]) == 2**25
+    assert "MALLOC_MMAP_THRESHOLD_" not in environment(VllmConfig(), "reason", "cuda", {})
+
+
 def test_a_gpu_compiles_unless_told_not_to() -> None:
     for role in ("reason", "concentrate"):
         assert compiles(VllmConfig().for_roles(2, "cuda"), role, "cuda")
