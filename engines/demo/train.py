@@ -2,10 +2,11 @@
 
 First the stages ``sight`` (Qwen2.5-VL's image tower learns what stands where) and ``towers`` (SAM's does, too),
 then ``joint`` (prompts, reasoning, heatmaps and masks) and ``words`` (the same with SAM's tower at rest); run
-them as often as wanted, the last time with ``--decay``. A bundle holds no heads of the dense labels: a run that
-begins with one begins with the stage ``heads``, in which nothing else learns. Runs resume from the checkpoint in
-``--out``. Two processes of one thread each use two cores far better than one process with two threads:
-``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
+them as often as wanted, the last time with ``--decay``. Between them, ``recitals`` teaches the language model
+alone, by prompts about scenes that are told, not shown: several times as many a second. A bundle holds no heads
+of the dense labels: a run that begins with one begins with the stage ``heads``, in which nothing else learns.
+Runs resume from the checkpoint in ``--out``. Two processes of one thread each use two cores far better than one
+process with two threads: ``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
 ``python -m engines.demo.ship`` makes a bundle of the result.
 """
 
@@ -28,7 +29,7 @@ from engines.demo.tokenizer import VOCABULARY, token_ids, train_tokenizer
 from engines.demo.training.feed import BatchSize, open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
-from engines.demo.training.steps import joint_step, sight_step, tower_step
+from engines.demo.training.steps import joint_step, recital_step, sight_step, tower_step
 
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
@@ -37,6 +38,7 @@ STEPS = {
     "heads": joint_step,
     "sight": sight_step,
     "towers": tower_step,
+    "recitals": recital_step,
     "joint": joint_step,
     "words": joint_step,
 }
@@ -73,6 +75,9 @@ def rest(learner: Learner, stage: str) -> None:
     """Let what a stage does not teach be."""
     if stage == "words":
         learner.vision.image_encoder.requires_grad_(False)
+    if stage == "recitals":
+        learner.vision.requires_grad_(False)
+        learner.mllm.model.visual.requires_grad_(False)
     if stage == "heads":
         learner.mllm.requires_grad_(False)
         learner.vision.requires_grad_(False)

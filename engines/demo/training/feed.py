@@ -26,7 +26,7 @@ LARGEST = 560
 SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
 COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
-Stage = Literal["heads", "sight", "towers", "joint", "words"]
+Stage = Literal["heads", "sight", "towers", "recitals", "joint", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,9 @@ class SceneFeed(IterableDataset[Batch]):
     def _batch(self, index: int, packer: AnswerPacker) -> Batch:
         seeds = [(index * self._size.scenes + i) % len(TRAINING_SEEDS) for i in range(self._size.scenes)]
         rng = random.Random(index)
+        if self._stage == "recitals":  # nobody sees these, so they are as small as they may be
+            scenes = [render_scene(seed, longest=SHORTEST) for seed in seeds]
+            return Batch([], [], [], self._recitals(scenes, packer, rng))
         scenes = [render_scene(seed, longest=_longest(rng)) for seed in seeds]
         if self._stage == "sight":
             return Batch([make_view(scene) for scene in scenes], [], [], [])
@@ -87,9 +90,11 @@ class SceneFeed(IterableDataset[Batch]):
             return Batch(views, samples, [], [])
         pairs = zip(scenes, views, strict=True)
         packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
+        return Batch(views, samples, packed, self._recitals(scenes, packer, rng))
+
+    def _recitals(self, scenes: list[Scene], packer: AnswerPacker, rng: random.Random) -> list[PackedScene]:
         recited = scenes if self._size.recitals else []
-        recitals = [packer.recite(told(scene, self._size.recitals, rng)) for scene in recited]
-        return Batch(views, samples, packed, recitals)
+        return [packer.recite(told(scene, self._size.recitals, rng)) for scene in recited]
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._size.prompts)

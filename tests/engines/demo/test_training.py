@@ -75,6 +75,16 @@ def test_beside_the_heads_nothing_learns(learner: Learner, tokenizer: Tokenizer)
     assert all("_head." in name and not name.startswith(("mllm", "vision")) for name in moved)
 
 
+def test_recitals_leave_both_towers_alone(learner: Learner, tokenizer: Tokenizer) -> None:
+    rest(learner, "recitals")
+    batch = next(open_feed("recitals", tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
+    assert (batch.views, batch.samples, batch.packed) == ([], [], [])
+    STEPS["recitals"](learner, batch, random.Random(0)).loss.backward()
+    moved = {name for name, value in learner.named_parameters() if value.grad is not None}
+    assert moved
+    assert all(name.startswith(("mllm.model.language_model", "mllm.lm_head")) for name in moved)
+
+
 def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
     feed = open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=0, workers=0)
     next(feed)
