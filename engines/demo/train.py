@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from tokenizers import Tokenizer
 
+from engines.allocation import keep_freed_memory
 from engines.demo.language import ask
 from engines.demo.models import language_config, vision_config
 from engines.demo.scenes import render_scene
@@ -112,6 +113,7 @@ def main() -> None:
     options = parser.parse_args()
 
     options.out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     join_processes()
     torch.set_default_device(choose_device())
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from engines.allocation import KEEPING
 from engines.errors import BackendUnavailable
 from engines.mllm.compiler import compiler_works
 
@@ -30,12 +31,6 @@ QUIET = {
 
 
 NICENESS = 10
-ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20)}
-"""What glibc keeps for the next tensor, in bytes (mallopt(3)).
-
-By default it gives a picture's megabytes back at once, and each page is then cleared and mapped anew: the image
-tower's normalisation took ten times as long. Another allocator, preloaded, does not read this.
-"""
 WORKER, GUESSER = "engines.mllm.worker.worker.Worker", "engines.mllm.worker.guesser.Guesser"
 GPU_SHARE = 0.9
 """Of a GPU's memory, for all servers together; the vision engine has the rest."""
@@ -186,8 +181,8 @@ def environment(
         threads["TORCH_COMPILE_DISABLE"] = "1"
     if config.tensor_parallel_size == 1:
         alone = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        return {**ALLOCATION, **inherited, **QUIET, **threads, **alone}
-    return {**ALLOCATION, **inherited, **QUIET, **threads, "VLLM_CPU_OMP_THREADS_BIND": _cores(config, role)}
+        return {**KEEPING, **inherited, **QUIET, **threads, **alone}
+    return {**KEEPING, **inherited, **QUIET, **threads, "VLLM_CPU_OMP_THREADS_BIND": _cores(config, role)}
 
 
 def _memory(config: VllmConfig, device: Device) -> tuple[str, ...]:
