@@ -2,8 +2,7 @@
 
 ``python -m loadtests.soak`` starts ``r2sm serve``; ``--command`` starts another one. Each round measures the goodput
 of a gateway that is just busy, then of one that is asked ten times as much, then how soon it is itself again, and its
-goodput once more: its best is the mean of before and after, for machines that are shared change their speed. The
-same share of clients leaves before they are answered in each, so that it is the overload that the two differ in. With
+goodput once more: its best is the mean of before and after, for machines that are shared change their speed. With
 ``--redis`` a Redis is started, too, and killed and started anew in each overload. The exit code is 1 if a promise is
 broken: goodput below 0.9 of its best, more than 5 s to recover, memory or open files that grow, an answer with a
 status that is no refusal.
@@ -35,8 +34,6 @@ from engines.evaluation.samples import SAMPLES
 from loadtests.processes import cpu_seconds, descendants, memory_mib, open_files
 
 OVERLOAD, LEAVING = 10, 0.3
-PATIENCE_SECONDS = 2.0
-"""The most that a client waits who leaves; it is one of `LEAVING`."""
 OVERLOAD_SECONDS = 60.0
 REST_SECONDS = 10.0
 RECOVERY_SECONDS = 5.0
@@ -153,15 +150,6 @@ class Soak:
         found.outcomes[str(response.status)] += 1
         return response.status == 200
 
-    async def _visit(self, found: Round) -> bool:
-        """Ask, and maybe leave before there is an answer."""
-        patience = self._chance.uniform(0, PATIENCE_SECONDS) if self._chance.random() < LEAVING else None
-        try:
-            async with asyncio.timeout(patience):
-                return await self._ask(found)
-        except TimeoutError:
-            return False
-
     async def _busy(self, found: Round) -> float:
         """Clients that ask again as soon as they are answered."""
         end, done, spent = time.monotonic() + self._seconds / 4, 0, []
@@ -170,7 +158,7 @@ class Soak:
             nonlocal done
             while time.monotonic() < end:
                 began = time.monotonic()
-                if await self._visit(found):
+                if await self._ask(found):
                     done += 1
                     spent.append(time.monotonic() - began)
 
@@ -180,7 +168,7 @@ class Soak:
         return done / (time.monotonic() - began)
 
     async def _overload(self, found: Round) -> float:
-        """Ten times as many, at random moments; counts the answers in the whole time.
+        """Ten times as many, at random moments, some of whom leave; counts the answers in the whole time.
 
         They come when it is their time, whether or not those before them have been answered.
         """
@@ -191,9 +179,11 @@ class Soak:
         restarting = asyncio.create_task(self._restart_redis())
         while time.monotonic() < end:
             number += 1
-            task = asyncio.create_task(self._visit(found))
+            task = asyncio.create_task(self._ask(found))
             asking.add(task)
             task.add_done_callback(asking.discard)
+            if self._chance.random() < LEAVING:
+                asyncio.get_running_loop().call_later(self._chance.uniform(0, 2), task.cancel)
             due += self._chance.expovariate(rate)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         found.asked = number / self._seconds

@@ -110,7 +110,7 @@ async def test_near_the_longest_sequence_all_is_as_ever(
     """A proposer that vLLM thinks of as a model would not be asked any more there."""
     image, prompt = questions[0]
     async with served_model.client() as stock, tapped_model.client() as guessing:
-        long, budget = await as_long_as_can_be(stock, image, prompt), 6
+        long, budget = await as_long_as_can_be(stock, image), 6
         _, expected = await reason(stock, image, budget, long)
         asked = await stock.decide(image, prompt, "", timeout=SECONDS)
         writing = asyncio.gather(*(reason(guessing, image, budget, long) for _ in range(8)))
@@ -121,9 +121,8 @@ async def test_near_the_longest_sequence_all_is_as_ever(
         assert {(one.mask_type, one.objects) for one in decisions} == {(asked.mask_type, asked.objects)}
 
 
-async def as_long_as_can_be(client: MllmClient, image: MllmImage, prompt: str) -> str:
-    """A prompt that leaves the model ten tokens or so; it ends with `prompt`."""
-    counts = (10, 20)
-    one, two = [(await reason(client, image, 1, "mug " * n + prompt))[1].prompt_tokens for n in counts]
+async def as_long_as_can_be(client: MllmClient, image: MllmImage) -> str:
+    """A prompt that leaves the model ten tokens or so."""
+    one, two = [(await reason(client, image, 1, "mug " * count))[1].prompt_tokens for count in (10, 20)]
     each = (two - one) / 10
-    return "mug " * int(10 + (2048 - 10 - one) / each) + prompt
+    return "mug " * int(10 + (2048 - 10 - one) / each)
