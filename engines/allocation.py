@@ -1,8 +1,8 @@
 """What glibc keeps of freed memory, on a CPU, where a picture's tensors take megabytes at each step.
 
-By default it gives them back at once, and each page of the next ones is then cleared and mapped anew: the image tower's
-normalisation of a picture took ten times as long, a training step a tenth longer. Another allocator, preloaded,
-does not read this.
+By default it gives them back at once, and each page of the next ones is then cleared and mapped anew, which costs more
+than arithmetic as cheap as a picture's normalisation (``tests/engines/test_allocation.py`` counts the pages). Another
+allocator, preloaded, does not read this.
 """
 
 from __future__ import annotations

@@ -111,6 +111,10 @@ def main() -> None:
     parser.add_argument("--recitals", type=int, default=6, help="prompts a scene that are told, not shown")
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
     options = parser.parse_args()
+    if options.scenes < 1 or (options.stage == "recitals" and options.recitals < 1):
+        parser.error(
+            "there is nothing to learn from: --scenes and, in the stage recitals, --recitals must be at least 1"
+        )
 
     options.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()

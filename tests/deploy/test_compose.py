@@ -101,7 +101,7 @@ def test_vllm_is_started_as_the_launcher_starts_it(which: str, role: Role) -> No
             expected[next(reversed(expected))] = flag
     assert service["entrypoint"] == ["python3", module, name]
     assert given == expected | {"--host": "0.0.0.0"}
-    # the CPU image preloads another allocator
+    # the CPU image preloads another allocator: test_images.py
     wanted = {
         key: value for key, value in environment(config, role, device, {}).items() if key not in KEEPING
     }

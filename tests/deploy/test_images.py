@@ -114,3 +114,11 @@ def test_only_the_demo_bundle_is_baked_in() -> None:
                 for file in (ROOT / source).rglob("*.safetensors")
             ]
             assert all(file.startswith("engines/demo/bundle/") for file in heavy)
+
+
+def test_vllms_image_keeps_freed_memory_by_an_allocator_of_its_own() -> None:
+    """So it needs none of `engines.allocation.KEEPING`, which the launcher's own servers are given."""
+    [path] = [path for path in DOCKERFILES if path.stem == "vllm-cpu"]
+    last = stages(path)[-1]
+    assert variables(last)["LD_PRELOAD"] == "libtcmalloc_minimal.so.4"
+    assert "libtcmalloc-minimal4" in all_of(last, "RUN")[0].split()

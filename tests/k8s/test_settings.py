@@ -96,7 +96,7 @@ def test_vllm_is_started_as_the_launcher_starts_it() -> None:
         given = as_pairs(overlay.arguments(container))
         assert given == as_pairs(ours) | {"--host": "0.0.0.0"}, (overlay.name, role)
         variables = overlay.environment(container)
-        # the CPU image preloads another allocator
+        # the CPU image preloads another allocator: tests/deploy/test_images.py
         told = environment(config, role, device, {})
         expected = {key: value for key, value in told.items() if key not in KEEPING}
         assert {key: variables.get(key) for key in expected} == expected, (overlay.name, role)

@@ -15,7 +15,7 @@ from engines.demo.language.facts import SQUARES
 from engines.demo.language.reasoning import IN_VIEW
 
 ASTRAY = 0.2
-"""The share of listed things whose square is one off; what a trained model gets wrong is a quarter."""
+"""The share of listed things whose square is one off."""
 LATE = 0.08
 """The share of listed things that are passed over at first."""
 _STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))

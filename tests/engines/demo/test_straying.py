@@ -79,7 +79,7 @@ def shipped() -> Tokenizer:
 def test_the_trainer_shows_slips_and_asks_for_the_truth(shipped: Tokenizer) -> None:
     [query] = ask(render_scene(4, longest=200), random.Random(4), 1)
     packer = AnswerPacker(shipped)
-    lists = [_list(shipped, packer.pack([query], [], (2, 2), random.Random(seed))) for seed in range(12)]
+    lists = [_lists(shipped, packer.pack([query], [], (2, 2), random.Random(seed))) for seed in range(12)]
     assert len({told for told, _ in lists}) > 1
     for told, asked in lists:
         first = query.account.overview.split()[2]
@@ -89,8 +89,12 @@ def test_the_trainer_shows_slips_and_asks_for_the_truth(shipped: Tokenizer) -> N
         )
 
 
-def _list(tokenizer: Tokenizer, packed: PackedScene) -> tuple[str, str]:
-    """What stands in the sequence after "In view:", and what is to be predicted there."""
-    told = tokenizer.decode(packed.ids.tolist(), skip_special_tokens=False)
-    asked = tokenizer.decode(packed.targets.tolist(), skip_special_tokens=False)
-    return tuple("In view:" + each.partition("In view:")[2].partition(".")[0] + "." for each in (told, asked))  # type: ignore[return-value]
+def _lists(tokenizer: Tokenizer, packed: PackedScene) -> tuple[str, str]:
+    """The list in the sequence, and what is to be predicted there."""
+    return _first_list(tokenizer.decode(packed.ids.tolist())), _first_list(
+        tokenizer.decode(packed.targets.tolist())
+    )
+
+
+def _first_list(written: str) -> str:
+    return f"In view:{written.partition('In view:')[2].partition('.')[0]}."
