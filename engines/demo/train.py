@@ -2,11 +2,10 @@
 
 First the stages ``sight`` (Qwen2.5-VL's image tower learns what stands where) and ``towers`` (SAM's does, too),
 then ``joint`` (prompts, reasoning, heatmaps and masks) and ``words`` (the same with SAM's tower at rest); run
-them as often as wanted, the last time with ``--decay``. Between them, ``recitals`` teaches the language model
-alone, by prompts about scenes that are told, not shown: several times as many a second. A bundle holds no heads
-of the dense labels: a run that begins with one begins with the stage ``heads``, in which nothing else learns.
-Runs resume from the checkpoint in ``--out``. Two processes of one thread each use two cores far better than one
-process with two threads: ``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
+them as often as wanted, the last time with ``--decay``. A bundle holds no heads of the dense labels: a run that
+begins with one begins with the stage ``heads``, in which nothing else learns. Runs resume from the checkpoint in
+``--out``. Two processes of one thread each use two cores far better than one process with two threads:
+``python -m torch.distributed.run --nproc-per-node 2 -m engines.demo.train …``.
 ``python -m engines.demo.ship`` makes a bundle of the result.
 """
 
@@ -30,7 +29,7 @@ from engines.demo.tokenizer import VOCABULARY, token_ids, train_tokenizer
 from engines.demo.training.feed import BatchSize, open_feed
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, train
-from engines.demo.training.steps import joint_step, recital_step, sight_step, tower_step
+from engines.demo.training.steps import joint_step, sight_step, tower_step
 
 CHECKPOINT = "checkpoint.pt"
 TOKENIZER = "tokenizer.json"
@@ -39,7 +38,6 @@ STEPS = {
     "heads": joint_step,
     "sight": sight_step,
     "towers": tower_step,
-    "recitals": recital_step,
     "joint": joint_step,
     "words": joint_step,
 }
@@ -76,9 +74,6 @@ def rest(learner: Learner, stage: str) -> None:
     """Let what a stage does not teach be."""
     if stage == "words":
         learner.vision.image_encoder.requires_grad_(False)
-    if stage == "recitals":
-        learner.vision.requires_grad_(False)
-        learner.mllm.model.visual.requires_grad_(False)
     if stage == "heads":
         learner.mllm.requires_grad_(False)
         learner.vision.requires_grad_(False)
@@ -108,13 +103,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--scenes", type=int, default=8, help="scenes a batch")
     parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
+    parser.add_argument("--drills", type=int, default=4, help="more prompts a scene, for words alone")
     parser.add_argument("--recitals", type=int, default=6, help="prompts a scene that are told, not shown")
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
     options = parser.parse_args()
-    if options.scenes < 1 or (options.stage == "recitals" and options.recitals < 1):
-        parser.error(
-            "there is nothing to learn from: --scenes and, in the stage recitals, --recitals must be at least 1"
-        )
+    if options.scenes < 1:
+        parser.error("there is nothing to learn from: --scenes must be at least 1")
 
     options.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
@@ -134,7 +128,7 @@ def main() -> None:
     if checkpoint.exists():
         progress = restore(checkpoint, learner, optimisers, options.stage)
         print(f"resuming: stage {progress.stage}, step {progress.steps}", flush=True)
-    size = BatchSize(options.scenes, options.prompts, options.recitals)
+    size = BatchSize(options.scenes, options.prompts, options.drills, options.recitals)
     feed = open_feed(options.stage, tokenizer, size, progress.batches, options.workers)
     schedule = Schedule(options.minutes, options.decay, options.rate)
     train(learner, optimisers, feed, STEPS[options.stage], schedule, progress, checkpoint)

@@ -78,15 +78,21 @@ class AnswerPacker:
     def pack(
         self,
         queries: Sequence[Query],
+        drills: Sequence[Query],
         surveys: Sequence[Survey],
         grid: tuple[int, int],
         rng: random.Random,
     ) -> PackedScene:
-        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens."""
+        """All queries and surveys of one scene; `grid` is (rows, columns) of image tokens.
+
+        Drills are queries whose words alone count: they lead to no masks.
+        """
         packed, scored, vectors = Packed(), _Scored(), list[VectorTarget]()
         packed.add_prefix(self._before, self._image, grid, self._after)
         for query in queries:
             self._branch(packed, scored, vectors, query, rng)
+        for drill in drills:
+            self._answer(packed, scored, [], drill, rng)
         for survey in surveys:
             self._exercise(packed, scored, survey)
         return self._sealed(packed, scored, vectors)
@@ -123,6 +129,25 @@ class AnswerPacker:
         query: Query,
         rng: random.Random,
     ) -> None:
+        """A query's answer, and others that close its reasoning early or decide otherwise."""
+        opened, closed = self._answer(packed, scored, vectors, query, rng)
+        other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
+        if rng.random() < 0.35:
+            self._fork(packed, scored, vectors, query, other, closed - 1)
+        if rng.random() < 0.35:
+            self._fork(packed, scored, vectors, query, query.mask_type, opened)
+        if rng.random() < 0.3:
+            self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
+
+    def _answer(
+        self,
+        packed: Packed,
+        scored: _Scored,
+        vectors: list[VectorTarget],
+        query: Query,
+        rng: random.Random,
+    ) -> tuple[int, int]:
+        """The rows of `<think>` and `</think>` in the whole answer to a query."""
         question = self._encode(query.prompt) + self._to_answer
         overview = query.account.overview
         told, meant = stray(overview, rng) if self._slips else (overview, overview)
@@ -134,13 +159,7 @@ class AnswerPacker:
         closed = opened + len(reasoning) + 1
         scored.add(opened, [*wanted, self._close], [*weights, 1.0])
         self._score_tail(scored, vectors, query, query.mask_type, closed, tail)
-        other: MaskType = "amodal" if query.mask_type == "modal" else "modal"
-        if rng.random() < 0.35:
-            self._fork(packed, scored, vectors, query, other, closed - 1)
-        if rng.random() < 0.35:
-            self._fork(packed, scored, vectors, query, query.mask_type, opened)
-        if rng.random() < 0.3:
-            self._fork(packed, scored, vectors, query, query.mask_type, rng.randrange(opened, closed))
+        return opened, closed
 
     def _reasoning(self, account: Account) -> tuple[list[int], list[float]]:
         """The reasoning's tokens and what each counts."""

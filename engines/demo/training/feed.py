@@ -26,15 +26,22 @@ LARGEST = 560
 SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
 COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
-Stage = Literal["heads", "sight", "towers", "recitals", "joint", "words"]
+"""What recitals are about more often: it follows from the list of what there is, but needs several things of it."""
+DRILLED: frozenset[Form] = frozenset({"position", "plural", "relation", "absent"})
+"""What drills are about more often: it needs a look at several things, or at all."""
+Stage = Literal["heads", "sight", "towers", "joint", "words"]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """Scenes a batch, and for each scene prompts about its picture and prompts about what is told of it."""
+    """Scenes a batch, and for each scene the prompts about its picture and those about what is told of it.
+
+    `drills` are the prompts about the picture that are asked for words alone, beside the `prompts`.
+    """
 
     scenes: int
     prompts: int
+    drills: int
     recitals: int
 
 
@@ -78,9 +85,6 @@ class SceneFeed(IterableDataset[Batch]):
     def _batch(self, index: int, packer: AnswerPacker) -> Batch:
         seeds = [(index * self._size.scenes + i) % len(TRAINING_SEEDS) for i in range(self._size.scenes)]
         rng = random.Random(index)
-        if self._stage == "recitals":  # nobody sees these, so they are as small as they may be
-            scenes = [render_scene(seed, longest=SHORTEST) for seed in seeds]
-            return Batch([], [], [], self._recitals(scenes, packer, rng))
         scenes = [render_scene(seed, longest=_longest(rng)) for seed in seeds]
         if self._stage == "sight":
             return Batch([make_view(scene) for scene in scenes], [], [], [])
@@ -90,22 +94,24 @@ class SceneFeed(IterableDataset[Batch]):
             return Batch(views, samples, [], [])
         pairs = zip(scenes, views, strict=True)
         packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
-        return Batch(views, samples, packed, self._recitals(scenes, packer, rng))
-
-    def _recitals(self, scenes: list[Scene], packer: AnswerPacker, rng: random.Random) -> list[PackedScene]:
         recited = scenes if self._size.recitals else []
-        return [packer.recite(told(scene, self._size.recitals, rng)) for scene in recited]
+        recitals = [
+            packer.recite(preferring(COMPARING, scene, self._size.recitals, rng)) for scene in recited
+        ]
+        return Batch(views, samples, packed, recitals)
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
         queries = ask(scene, rng, self._size.prompts)
+        drills = preferring(DRILLED, scene, self._size.drills, rng) if self._size.drills else []
         surveys = [survey(scene, rng)] if rng.random() < SURVEYED else []
-        return packer.pack(queries, surveys, (view.grid[0] // MERGE, view.grid[1] // MERGE), rng)
+        grid = (view.grid[0] // MERGE, view.grid[1] // MERGE)
+        return packer.pack(queries, drills, surveys, grid, rng)
 
 
-def told(scene: Scene, count: int, rng: random.Random) -> list[Query]:
-    """Queries for recitals: among them twice as many that compare several things as among all."""
+def preferring(forms: frozenset[Form], scene: Scene, count: int, rng: random.Random) -> list[Query]:
+    """Queries among which those of some `forms` are up to twice as many as among all."""
     queries = ask(scene, rng, 2 * count)
-    return sorted(queries, key=lambda query: query.form not in COMPARING)[:count]
+    return sorted(queries, key=lambda query: query.form not in forms)[:count]
 
 
 def _longest(rng: random.Random) -> int:

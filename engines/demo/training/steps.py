@@ -60,14 +60,6 @@ def joint_step(learner: Learner, batch: Batch, rng: random.Random) -> Step:
     return Step(loss, figures)
 
 
-def recital_step(learner: Learner, batch: Batch, _: random.Random) -> Step:
-    """Words alone, about scenes that are told, not shown: reading a prompt, and reasoning from a list."""
-    nothing = learner.mllm.lm_head.weight.new_zeros(0, learner.mllm.config.text_config.hidden_size)
-    states, _early = learner.read(batch.recitals, nothing, [(0, 0)] * len(batch.recitals))
-    words, decision = _words(learner, batch.recitals, states)
-    return Step(words, {"words": words.item(), "decision": decision})
-
-
 def _words(learner: Learner, packed: list[PackedScene], states: Tensor) -> tuple[Tensor, float]:
     """The words' loss and the share of decisions that are right."""
     rows = np.concatenate([scene.rows + start for scene, start in zip(packed, _starts(packed), strict=True)])

@@ -45,10 +45,14 @@ def _packed(queries: list[list[Query]], tokenizer: Tokenizer) -> tuple[list[Scen
     packer, rng = AnswerPacker(tokenizer), random.Random(0)
     samples = [make_sample(render_scene(seed, longest=200)) for seed in (1, 2)]
     packed = [
-        packer.pack(some, [SURVEY], (sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE), rng)
+        packer.pack(some, [], [SURVEY], _grid(sample), rng)
         for some, sample in zip(queries, samples, strict=True)
     ]
     return samples, packed
+
+
+def _grid(sample: SceneSample) -> tuple[int, int]:
+    return sample.view.grid[0] // MERGE, sample.view.grid[1] // MERGE
 
 
 def test_states_equal_those_of_separate_sequences(
@@ -133,6 +137,17 @@ def test_vectors_stand_at_reference_tokens(queries: list[list[Query]], tokenizer
     for scene in packed:
         assert all(scene.ids[vector.row] == reference for vector in scene.vectors)
         assert len(scene.vectors) == int((scene.ids == reference).sum())
+
+
+def test_a_drill_trains_its_words_and_asks_for_no_mask(
+    queries: list[list[Query]], tokenizer: Tokenizer
+) -> None:
+    packer, grid = AnswerPacker(tokenizer), _grid(make_sample(render_scene(1, longest=200)))
+    for query in queries[0]:
+        scene = packer.pack([], [query], [], grid, random.Random(0))
+        asked = tokenizer.decode(scene.targets.tolist(), skip_special_tokens=False)
+        assert asked.startswith(f"{query.reasoning}</think><{query.mask_type.upper()}>")
+        assert scene.vectors == ()
 
 
 def test_a_survey_trains_its_account_and_asks_for_no_mask(

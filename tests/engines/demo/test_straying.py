@@ -79,7 +79,7 @@ def shipped() -> Tokenizer:
 def test_the_trainer_shows_slips_and_asks_for_the_truth(shipped: Tokenizer) -> None:
     [query] = ask(render_scene(4, longest=200), random.Random(4), 1)
     packer = AnswerPacker(shipped)
-    lists = [_lists(shipped, packer.pack([query], [], (2, 2), random.Random(seed))) for seed in range(12)]
+    lists = [_lists(shipped, packer.pack([query], [], [], (2, 2), random.Random(seed))) for seed in range(12)]
     assert len({told for told, _ in lists}) > 1
     for told, asked in lists:
         first = query.account.overview.split()[2]

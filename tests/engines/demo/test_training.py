@@ -16,7 +16,7 @@ from engines.demo.language import ask
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import train_tokenizer
 from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner, rest
-from engines.demo.training.feed import COMPARING, Batch, BatchSize, Stage, open_feed, told
+from engines.demo.training.feed import DRILLED, Batch, BatchSize, Stage, open_feed, preferring
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
 
@@ -46,7 +46,7 @@ def _again(batch: Batch) -> Iterator[Batch]:
 
 
 def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, tokenizer: Tokenizer) -> None:
-    batch = next(open_feed(stage, tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
+    batch = next(open_feed(stage, tokenizer, BatchSize(1, 2, 1, 2), start=0, workers=0))
     step, optimisers = STEPS[stage], make_optimisers(learner)
     losses = []
     for _ in range(6):
@@ -64,7 +64,7 @@ def test_each_stage_learns_one_batch_by_heart(stage: Stage, learner: Learner, to
 def test_beside_the_heads_nothing_learns(learner: Learner, tokenizer: Tokenizer) -> None:
     rest(learner, "heads")
     before = {name: value.clone() for name, value in learner.state_dict().items()}
-    batch = next(open_feed("heads", tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
+    batch = next(open_feed("heads", tokenizer, BatchSize(1, 2, 1, 2), start=0, workers=0))
     STEPS["heads"](learner, batch, random.Random(0)).loss.backward()
     for optimiser in make_optimisers(learner):
         for group in optimiser.param_groups:
@@ -75,32 +75,22 @@ def test_beside_the_heads_nothing_learns(learner: Learner, tokenizer: Tokenizer)
     assert all("_head." in name and not name.startswith(("mllm", "vision")) for name in moved)
 
 
-def test_recitals_leave_both_towers_alone(learner: Learner, tokenizer: Tokenizer) -> None:
-    rest(learner, "recitals")
-    batch = next(open_feed("recitals", tokenizer, BatchSize(1, 2, 2), start=0, workers=0))
-    assert (batch.views, batch.samples, batch.packed) == ([], [], [])
-    STEPS["recitals"](learner, batch, random.Random(0)).loss.backward()
-    moved = {name for name, value in learner.named_parameters() if value.grad is not None}
-    assert moved
-    assert all(name.startswith(("mllm.model.language_model", "mllm.lm_head")) for name in moved)
-
-
 def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
-    feed = open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=0, workers=0)
+    feed = open_feed("joint", tokenizer, BatchSize(1, 2, 1, 2), start=0, workers=0)
     next(feed)
     second = next(feed)
-    alone = next(open_feed("joint", tokenizer, BatchSize(1, 2, 2), start=1, workers=0))
+    alone = next(open_feed("joint", tokenizer, BatchSize(1, 2, 1, 2), start=1, workers=0))
     assert (second.packed[0].ids == alone.packed[0].ids).all()
     assert (second.samples[0].pixels == alone.samples[0].pixels).all()
 
 
-def test_more_is_told_that_compares_several_things() -> None:
+def test_drills_ask_more_for_what_needs_a_look_at_several_things() -> None:
     rng = random.Random(3)
     scenes = [render_scene(seed, longest=160) for seed in range(3_000_900, 3_000_940)]
-    usual = [query.form in COMPARING for scene in scenes for query in ask(scene, rng, 10)]
-    recited = [query.form in COMPARING for scene in scenes for query in told(scene, 10, rng)]
-    assert len(recited) == len(usual)
-    assert 1.5 < sum(recited) / sum(usual) < 2.5
+    usual = [query.form in DRILLED for scene in scenes for query in ask(scene, rng, 10)]
+    drilled = [query.form in DRILLED for scene in scenes for query in preferring(DRILLED, scene, 10, rng)]
+    assert len(drilled) == len(usual)
+    assert sum(drilled) / sum(usual) > 1.5
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
@@ -109,7 +99,7 @@ def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
     path = tmp_path / CHECKPOINT
     tokenizer.save(str(tmp_path / TOKENIZER))
     optimisers, progress = make_optimisers(learner), Progress("sight")
-    batch = next(open_feed("sight", tokenizer, BatchSize(1, 1, 2), start=0, workers=0))
+    batch = next(open_feed("sight", tokenizer, BatchSize(1, 1, 1, 2), start=0, workers=0))
     moment = Schedule(minutes=1 / 600, decay=True, peak=1e-3)
     train(learner, optimisers, _again(batch), STEPS["sight"], moment, progress, path)
     assert progress.steps >= 1
