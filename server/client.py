@@ -30,6 +30,7 @@ from server.schemas import (
     UnionInfo,
 )
 from server.sse import read_events
+from server.urls import http_url
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 660.0  # longer than any deadline the server accepts
@@ -86,20 +87,20 @@ class SegmentClient:
         retries: Retries | None = None,
         key: str | None = None,
     ) -> None:
-        self.url = url
+        try:
+            self.url = http_url(url)
+        except ValueError as error:
+            raise ServerAway(str(error)) from error
         self._retries = retries or Retries()
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None)
-        try:
-            self._http = httpx.AsyncClient(
-                base_url=url,
-                headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=timeout,
-                limits=limits,
-                transport=transport,
-            )
-        except httpx.InvalidURL as error:
-            raise ServerAway(f"{url} is not a URL: {error}") from error
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout,
+            limits=limits,
+            transport=transport,
+        )
 
     async def __aenter__(self) -> Self:
         return self

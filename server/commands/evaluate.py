@@ -87,7 +87,7 @@ def evaluate(
 ) -> None:
     """Score a running server: decisions, masks, instances, outlines, reasoning, latency.
 
-    Ends with exit code 1 if any query got no answer.
+    Ends with exit code 1 if any query got no answer, or there was none to ask.
     """
     scenes = DEMO_SCENES if limit is None else limit
     run = Run(dataset=f"demo:{seed}:{queries_per_scene}" if dataset == "demo" else dataset, split=split)
@@ -122,7 +122,9 @@ def evaluate(
     if report is not None:
         _write_report(report, summary, ran, questions, tables)
     typer.echo(summary.model_dump_json(indent=2) if as_json else as_table(summary))
-    if summary.failed:
+    if not summary.queries:
+        typer.echo("r2sm: no query could be asked", err=True)
+    if summary.failed or not summary.queries:
         raise typer.Exit(1)
 
 

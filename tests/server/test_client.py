@@ -54,11 +54,19 @@ async def test_options_are_checked_before_anything_is_sent() -> None:
             await client.segment(photo(), "mug", mask_tpye="both")
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://no-such-host.invalid", "gopher://x", "http://[::1"])
+@pytest.mark.parametrize("url", [NOBODY, "http://no-such-host.invalid"])
 async def test_nobody_there_is_said_so(url: str) -> None:
-    with pytest.raises(ServerAway, match=r"URL|r2sm serve"):
+    with pytest.raises(ServerAway, match="is `r2sm serve` running"):
         async with SegmentClient(url) as client:
             await client.segment(photo(), "mug")
+
+
+@pytest.mark.parametrize(
+    "url", ["gopher://x", "localhost:8000", "/v1", "", "http://", "http://[::1", "http://a:b"]
+)
+def test_what_is_not_the_url_of_a_server_is_said_so_at_once(url: str) -> None:
+    with pytest.raises(ServerAway, match=r"is not (a|an http:// or https://) URL"):
+        SegmentClient(url)
 
 
 async def test_another_server_is_recognised() -> None:

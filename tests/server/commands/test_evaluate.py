@@ -213,6 +213,17 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
     assert "no words" in strict.stderr
 
 
+def test_a_data_set_of_which_nothing_can_be_used_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(200, monkeypatch)
+    folder = layouts.r2sm(tmp_path, layouts.query(" "), layouts.query(""))
+    result = CliRunner().invoke(app, ["evaluate", "--dataset", "r2sm", "--data", str(folder)])
+    assert result.exit_code == 1
+    assert "no query could be asked" in result.stderr
+    assert "skipped: 2 × empty_query" in result.stdout
+
+
 def test_a_forced_type_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[bytes] = []
 
