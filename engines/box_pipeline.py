@@ -136,6 +136,8 @@ class BoxPipeline(Pipeline):
 
 def _objects(ticket: Ticket, boxes: Mapping[MaskType, Sequence[Box]]) -> list[dict[MaskType, Box]]:
     """Every object's box of each mask type. A request that names a box means what is in it: one object, or none."""
-    objects = same_objects(boxes)
     own = ticket.request.visual is not None and ticket.request.visual.box is not None
-    return objects[:1] if own else objects
+    if not own and ticket.request.objects != 1:
+        return same_objects(boxes)
+    one = {kind: found[0] for kind, found in boxes.items() if found}
+    return [one] if one else []

@@ -111,7 +111,7 @@ class Embeddings:
         """Remember an image's embedding no longer, in either level."""
         self._cache.discard(digest)
         if self._shared is not None:
-            await self._shared.level.discard(self._shared.key(digest))
+            await self._shared.level.forget(self._shared.key(digest))
 
     async def aclose(self) -> None:
         """Stop the encodes under way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -40,6 +41,7 @@ from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
 
 ByType = dict[MaskType, Vectors]
+logger = logging.getLogger(__name__)
 Ahead = asyncio.Task[ByType | None]
 """Vectors that are asked for early, if they are."""
 LoadImage = Callable[[], Awaitable[PreparedImage]]
@@ -161,7 +163,7 @@ class Pipeline:
                     warming.cancel()
                     foreseeing.cancel()
                 else:
-                    await warming  # a prefill of the same prefix beside it would be done twice
+                    await self._warmed(warming)
                     if vectors is None:
                         vectors = await self._concentrate(ticket, image, reasoned.text, decision, foreseeing)
                     masks = await self._maker.make(ticket, image, await encoding, vectors, early.begun)
@@ -193,10 +195,20 @@ class Pipeline:
             return None
         with ticket.watch.stage("warm"):
             if request.drafts_wanted and request.likely_objects == 1 and self._idle():
-                return await self._vectors(ticket, image, "", [request.draft_type], 1)
+                try:
+                    return await self._vectors(ticket, image, "", [request.draft_type], 1)
+                except MllmUnavailable as error:  # it was for a draft alone
+                    logger.info("a first draft was given up: %s", error)
             left = ticket.deadline.left()
             await self._mllm.warm(image.mllm, request.prompt, objects=request.objects, timeout=left)
         return None
+
+    async def _warmed(self, warming: Ahead) -> None:
+        """Else a prefill of the same prefix is done twice, where the server that reasons has not read it long since."""
+        if self._mllm.concentrates_apart:
+            await asyncio.shield(warming)
+        else:
+            warming.cancel()
 
     def _drafter(
         self,
@@ -301,7 +313,7 @@ class Pipeline:
         request, written = ticket.request, reasoned.written
         if written is None or request.forced_type is not None:
             return None
-        await asyncio.shield(warming)
+        await self._warmed(warming)
         types, objects = request.types(written.mask_type), request.objects or written.objects
         with ticket.watch.stage("concentrate"):
             left = ticket.deadline.left()

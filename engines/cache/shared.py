@@ -61,7 +61,11 @@ class SharedLevel(Protocol):
         ...
 
     async def discard(self, key: str) -> bool:
-        """Forget a value; whether that worked."""
+        """Delete a value that is of no use; whether that worked."""
+        ...
+
+    async def forget(self, key: str) -> None:
+        """Delete a value, and let nobody keep one who is making it now."""
         ...
 
 

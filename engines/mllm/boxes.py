@@ -57,8 +57,8 @@ class BoxParser:
     """Collects up to `most` boxes, clipped to the picture, from text that arrives in pieces.
 
     A box is four numbers in brackets, on a scale of `scale`; one without an area is none. Prose, code fences and
-    labels around boxes do not matter. `done` is set once no more can come: there are enough of them, or the brackets
-    that were opened before the first are closed again.
+    labels around boxes do not matter. `done` is set once no more can come: there are enough of them, or the list that
+    was opened before the first is closed again.
     """
 
     def __init__(self, most: int, scale: int = 1000) -> None:
@@ -77,6 +77,8 @@ class BoxParser:
         found, end = [], 0
         for match in FOUR_NUMBERS.finditer(self._text):
             self._follow(self._text[end : match.start()])
+            if self.done:
+                break
             end = match.end()
             if (box := self._clip(match)) is not None and len(self.boxes) < self._most:
                 self.boxes.append(box)
@@ -96,7 +98,7 @@ class BoxParser:
                 self._depth += 1
             elif character in "]}":
                 self._depth -= 1
-                if self._depth <= 0 and self.boxes:
+                if self._depth <= 0 and character == "]" and self.boxes:
                     self.done = True
 
     def _clip(self, match: re.Match[str]) -> Box | None:

@@ -80,6 +80,8 @@ class RedisLevel:
         self._renew = self._redis.register_script(RENEW)
         self._release = self._redis.register_script(RELEASE)
         self._later: set[asyncio.Task[None]] = set()
+        self._publishing: dict[str, asyncio.Task[None]] = {}
+        """By key what is about to be put."""
         self._last_fault = ""
 
     @property
@@ -146,16 +148,30 @@ class RedisLevel:
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         """Begin to keep what `encode` gives; then give the lease back. `encode` runs in a thread."""
-        self._begin(self._publish(key, encode, token))
+        before = self._publishing.get(key)
+        task = self._publishing[key] = self._begin(self._publish(key, encode, token, before))
+
+        def done(_: object) -> None:
+            if self._publishing.get(key) is task:
+                del self._publishing[key]
+
+        task.add_done_callback(done)
 
     def give_up(self, key: str, token: str) -> None:
         """Begin to give a lease back without a value."""
         self._begin(self._give_back(key, token))
 
     async def discard(self, key: str) -> bool:
-        """Forget a value; whether that worked."""
+        """Delete a value that is of no use; whether that worked."""
         where = value_key(self._prefix, key)
         return await self._ask(lambda: self._redis.delete(where)) is not None
+
+    async def forget(self, key: str) -> None:
+        """Delete a value, after one that is about to be put, and the lease of whoever is making one now."""
+        if (publishing := self._publishing.get(key)) is not None:
+            await asyncio.wait([publishing])
+        both = value_key(self._prefix, key), lease_key(self._prefix, key)
+        await self._ask(lambda: self._redis.delete(*both))
 
     async def trouble(self) -> str:
         """Why the level is not of full use now; empty if it is. Asks Redis, unless a breaker forbids it."""
@@ -170,19 +186,30 @@ class RedisLevel:
         await asyncio.gather(*self._later, return_exceptions=True)
         await self._redis.aclose()
 
-    async def _publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
+    async def _publish(
+        self, key: str, encode: Callable[[], bytes], token: str | None, before: asyncio.Task[None] | None
+    ) -> None:
+        """Put the value, after that of `before`. One whose lease was lost meanwhile may have been forgotten by now."""
+        if before is not None:
+            await asyncio.wait([before])
         await self.put(key, await asyncio.to_thread(encode))
-        if token is not None:
-            await self._give_back(key, token)
+        if token is not None and await self._released(key, token) == 0:
+            await self.discard(key)
 
     async def _give_back(self, key: str, token: str) -> None:
-        where = lease_key(self._prefix, key)
-        await self._ask(lambda: self._release(keys=[where], args=[token]))
+        await self._released(key, token)
 
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
+    async def _released(self, key: str, token: str) -> int | None:
+        """1 if the lease was the token's, 0 if it was not any more; None if nobody knows."""
+        where = lease_key(self._prefix, key)
+        released: int | None = await self._ask(lambda: self._release(keys=[where], args=[token]))
+        return released
+
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._later.add(task)
         task.add_done_callback(self._later.discard)
+        return task
 
     def _is_short_enough(self, value: bytes, cache: CacheName) -> bool:
         if len(value) > self._limits.max_value:

@@ -138,6 +138,19 @@ async def test_boxes_of_both_types_are_put_together_by_what_they_cover(
     assert of(HeatmapReady, events) == [], "a box is none"
 
 
+@pytest.mark.parametrize("visual", [None, VisualPrompt((1, 2, 30, 40))])
+async def test_both_boxes_of_one_object_are_its_own_wherever_they_are(
+    runtime: TorchRuntime, image: PreparedImage, visual: VisualPrompt | None
+) -> None:
+    apart = {"visible part": [(0.0, 0.0, 0.4, 0.9)], "complete shape": [(0.5, 0.0, 0.9, 0.9)]}
+    request = SegmentRequest(
+        "the mug", mask_type="both", objects=1 if visual is None else None, visual=visual
+    )
+    events = await run(ScriptedMllm(found=apart), runtime, image, request)
+    assert of(DecisionMade, events)[0].objects == 1
+    assert [(mask.object, mask.mask_type) for mask in of(MaskReady, events)] == [(0, "modal"), (0, "amodal")]
+
+
 async def test_a_box_of_the_request_means_one_object(runtime: TorchRuntime, image: PreparedImage) -> None:
     mllm = ScriptedMllm(found={"visible part": [(0.0, 0.0, 0.4, 0.9), (0.5, 0.0, 0.9, 0.9)]})
     request = SegmentRequest("the mugs", mask_type="modal", visual=VisualPrompt((1, 2, 30, 40)))

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.deadline import Deadline
-from engines.errors import InvalidInput
+from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import (
     Accepted,
     DecisionMade,
@@ -136,6 +136,46 @@ async def test_a_draft_is_scored_where_there_is_such_a_mask(
     assert mllm.reasonings[0] == ("", *drawn)
     assert [score.iou for score in of(Done, events)[0].drafts] == scored
     assert {draft.mask_type for draft in of(MaskDrafted, events)} == {drawn[0]}
+
+
+class DraftlessMllm(PacedMllm):
+    """Has vectors for what it has reasoned only; asked before, it fails or never answers."""
+
+    hangs = False
+
+    async def concentrate(
+        self,
+        image: MllmImage,
+        prompt: str,
+        reasoning: str,
+        mask_types: Sequence[MaskType],
+        objects: int,
+        *,
+        known: KnownStates = NOTHING_KNOWN,
+        timeout: float,
+    ) -> dict[MaskType, NDArray[np.float32]]:
+        if not reasoning:
+            for _ in self.words:
+                self.turn.release()
+            if self.hangs:
+                await asyncio.Event().wait()
+            raise MllmUnavailable("no state came")
+        return await super().concentrate(
+            image, prompt, reasoning, mask_types, objects, known=known, timeout=timeout
+        )
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_first_draft_that_cannot_be_made_is_the_drafts_own_fault(
+    vision: FaultyVision, hangs: bool
+) -> None:
+    mllm = DraftlessMllm(concentrates_apart=False)
+    mllm.hangs = hangs
+    async with opened(mllm, vision) as pipeline, nothing_left_running(mllm):
+        events = await run_paced(pipeline, mllm, SegmentRequest("the mug", drafts=1))
+    assert of(MaskDrafted, events) == []
+    assert len(of(MaskReady, events)) == 1
+    assert isinstance(events[-1], Done)
 
 
 async def test_in_company_nobody_gets_drafts(vision: FaultyVision) -> None:

@@ -21,7 +21,7 @@ def unfinished(out: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: `out` is something else than a bundle, or the disk is full.
     """
-    out = out.absolute()
+    out = out.resolve()  # a link to a bundle stays one, and the new bundle comes where the old one is
     if not out.exists() and _aside(out).exists():
         _aside(out).rename(out)
     if out.exists() and not (out / MANIFEST_FILE).is_file():

@@ -127,7 +127,9 @@ class DeviceRuntime:
         for part, bucket in chunks(len(batch.owners), DEVICE_BUCKETS.decode):
             needed, owners = np.unique(batch.owners[part], return_inverse=True)
             values: dict[str, Rows] = {name: array[part] for name, array in arrays.items()}
-            values["owners"] = owners.astype(np.int64)
+            values["owners"] = np.pad(
+                owners.astype(np.int64), (0, bucket - len(owners))
+            )  # none of a former run's
             features = [_resident(batch.embeddings[place]) for place in needed]
             values |= zip(names, zip(*features, strict=True), strict=True)
             *prior, masks, iou = lane.run(bucket, values, partial(_to_host, count=len(owners)))

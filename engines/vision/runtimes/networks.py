@@ -23,6 +23,8 @@ HOST = torch.device("cpu")
 KEPT = 24
 Launch = Callable[[], Sequence[Tensor]]
 """Computes the outputs of bound inputs, on the current stream."""
+Room = tuple[object, ...]
+"""What one buffer is for: an input's name, whether it is on the host, and an item's shape."""
 
 
 class Network(Protocol):
@@ -39,11 +41,15 @@ class Network(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A network at one batch size: `inputs` on the device, `staging` on the host, and what computes the outputs."""
+    """A network at one batch size: `inputs` on the device, `staging` on the host, and what computes the outputs.
+
+    `rooms` names the buffers that they are part of.
+    """
 
     inputs: dict[str, Tensor]
     staging: dict[str, Tensor]
     launch: Launch
+    rooms: frozenset[Room]
 
 
 class Lane:
@@ -51,7 +57,7 @@ class Lane:
 
     Inputs are copied to page-locked memory and from there to the device; what a batch leaves free of its bucket
     keeps what stood there. All buckets share the buffers of the largest. With `graphs`, the kernels of each bucket are
-    captured once and replayed; of the shapes that inputs can have, `KEPT` stay bound.
+    captured once and replayed; of the shapes that inputs can have, `KEPT` stay bound, and the buffers that these need.
     """
 
     def __init__(self, network: Network, device: torch.device, largest: int, *, graphs: bool) -> None:
@@ -62,7 +68,7 @@ class Lane:
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._pool = torch.cuda.graph_pool_handle() if self._graphs else None
         self._largest = largest
-        self._buffers: dict[tuple[object, ...], Tensor] = {}
+        self._buffers: dict[Room, Tensor] = {}
         self._bound: dict[tuple[object, ...], _Bound] = {}  # the latest last
         self._lock = Lock()
 
@@ -85,9 +91,9 @@ class Lane:
                 _fill(bound.inputs[name], bound.staging[name], rows)
             if known is None and self._graphs:
                 bound = self._capture(bound)
-            if len(self._bound) >= KEPT:
-                del self._bound[next(iter(self._bound))]
             self._bound[key] = bound
+            if len(self._bound) > KEPT:
+                self._release_oldest()
             return take(bound.launch())
 
     def release(self) -> None:
@@ -109,20 +115,30 @@ class Lane:
         except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
             raise VisionFailed(f"{self._device}: {error}") from error
 
+    def _release_oldest(self) -> None:
+        """Unbind the shape that has not come for longest, and free the buffers that no other needs."""
+        oldest = self._bound.pop(next(iter(self._bound)))
+        needed = frozenset[Room]().union(*(bound.rooms for bound in self._bound.values()))
+        for room in oldest.rooms - needed:
+            del self._buffers[room]
+
     def _bind(self, bucket: int, kinds: Mapping[str, Tensor]) -> _Bound:
         inputs = {name: self._buffer(name, kind, self._device)[:bucket] for name, kind in kinds.items()}
         staging = {name: self._buffer(name, kind, HOST)[:bucket] for name, kind in kinds.items()}
-        return _Bound(inputs, staging, self._network.bind(inputs))
+        rooms = frozenset(
+            _room(name, kind, device) for name, kind in kinds.items() for device in (self._device, HOST)
+        )
+        return _Bound(inputs, staging, self._network.bind(inputs), rooms)
 
     def _buffer(self, name: str, kind: Tensor, device: torch.device) -> Tensor:
         """Room for `largest` items like `kind`, zero at first: a valid owner, size, label and pixel."""
         # What float16 holds on the device is float32 to the networks.
         dtype = torch.float32 if kind.is_floating_point() else kind.dtype
-        key = (name, device is HOST, *kind.shape)
-        if key not in self._buffers:
+        room = _room(name, kind, device)
+        if room not in self._buffers:
             shape, pinned = (self._largest, *kind.shape), self._cuda and device is HOST
-            self._buffers[key] = torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
-        return self._buffers[key]
+            self._buffers[room] = torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
+        return self._buffers[room]
 
     def _capture(self, bound: _Bound) -> _Bound:
         """`bound` with its kernels captured. The first launch outside makes what is made once."""
@@ -139,7 +155,11 @@ class Lane:
             graph.replay()
             return outputs
 
-        return _Bound(bound.inputs, bound.staging, replay)
+        return _Bound(bound.inputs, bound.staging, replay, bound.rooms)
+
+
+def _room(name: str, kind: Tensor, device: torch.device) -> Room:
+    return (name, device is HOST, *kind.shape)
 
 
 def _fill(buffer: Tensor, staging: Tensor, rows: Rows) -> None:

@@ -52,6 +52,9 @@ class InMemory:
         self.value = None
         return True
 
+    async def forget(self, key: str) -> None:
+        self.value, self.until = None, 0.0
+
 
 def now() -> float:
     return asyncio.get_running_loop().time()

@@ -16,6 +16,8 @@ ANSWERS: list[tuple[str, list[Box]]] = [
     ('```json\n[\n\t{"bbox_2d": [100, 200, 300, 400], "label": "mug"}\n]\n```', [ONE]),
     ('The mug [the red one] is here: {"bbox_2d": [100.0,200,300,400]}. Done.', [ONE]),
     ('[{"bbox_2d": [100,200,300,400]}, {"bbox_2d": [500, 600, 700, 800]}]', [ONE, TWO]),
+    ('{"bbox_2d": [100,200,300,400]}\n{"bbox_2d": [500, 600, 700, 800]}', [ONE, TWO]),  # a line each, no list
+    ('[{"bbox_2d": [100,200,300,400]}]\n[{"bbox_2d": [500, 600, 700, 800]}]', [ONE]),  # the list was over
     ('{"bbox_2d": [300, 400, 100, 200]}', [ONE]),  # corners the other way round
     ('{"bbox_2d": [-50, 200, 4000, 400]}', [(0.0, 0.2, 1.0, 0.4)]),
     ('{"bbox_2d": [100, 200, 100, 400]}', []),  # no area

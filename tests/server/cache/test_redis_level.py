@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -68,6 +69,28 @@ async def test_one_of_two_replicas_gets_the_lease_and_the_other_the_value(
         case.level.publish("a", lambda: b"made", lease.token)
         assert await waiting == Found(b"made")
     await until(lambda: redis.find() == [value_key("t:", "a").encode()])
+
+
+async def test_what_is_forgotten_is_not_put_by_whoever_was_making_it(
+    case: Opened, redis: RedisServer
+) -> None:
+    async with opened(redis.url) as other:
+        lease = await case.level.claim("a")
+        assert isinstance(lease, Leased)
+        going_on = threading.Event()
+        case.level.publish("a", lambda: b"made" if going_on.wait(30) else b"", lease.token)
+        forgetting = asyncio.create_task(case.level.forget("a"))
+        await asyncio.sleep(0)
+        going_on.set()
+        await forgetting
+        assert redis.find() == [], "it was about to be put by the same replica"
+
+        lease = await other.level.claim("a")
+        assert isinstance(lease, Leased)
+        await case.level.forget("a")
+        other.level.publish("a", lambda: b"made", lease.token)
+        await other.level.aclose()
+    assert redis.find() == [], "another replica was making it"
 
 
 async def test_a_lease_that_is_given_up_goes_to_the_next(case: Opened, redis: RedisServer) -> None:

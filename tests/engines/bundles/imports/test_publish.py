@@ -111,3 +111,15 @@ def test_a_bundle_that_was_set_aside_when_the_process_died_is_put_back(
         raise ZeroDivisionError
     Bundle.load(out)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_link_to_a_bundle_goes_on_leading_to_it(imports: dict[str, Import], tmp_path: Path) -> None:
+    there, link = tmp_path / "large disk" / "egm", tmp_path / "egm"
+    there.parent.mkdir()
+    imports["egm"](there)
+    link.symlink_to(there)
+    for _ in range(2):
+        imports["egm"](link)
+    assert link.is_symlink()
+    assert Bundle.load(link).name == Bundle.load(there).name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["egm", "large disk"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,6 +235,40 @@ def test_a_lane_keeps_so_many_shapes() -> None:
     for width in (1, *range(1, KEPT + 2), 1):
         doubled(lane, 2, 2, width)
     assert network.bound == [(2, width) for width in (*range(1, KEPT + 2), 1)]
+
+
+def test_a_lane_keeps_the_buffers_of_those_shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = Lane(Doubling(), CPU, 2, graphs=False)
+    made = list[weakref.ref[Tensor]]()
+    zeros = torch.zeros
+
+    def noted(*shape: Any, **options: Any) -> Tensor:
+        buffer = zeros(*shape, **options)
+        made.append(weakref.ref(buffer))
+        return buffer
+
+    monkeypatch.setattr(torch, "zeros", noted)
+    for width in range(1, 3 * KEPT):
+        doubled(lane, 2, 2, width)
+        doubled(lane, 1, 1, width)
+    alive = sum(buffer() is not None for buffer in made)
+    assert alive == KEPT, "two for each shape, which both buckets share"
+
+
+def test_what_is_left_of_a_larger_batch_does_not_matter(
+    reference: TorchRuntime, vision_dir: Path, images: list[Prepared]
+) -> None:
+    """The second part of so large a call meets images in another order than it names them."""
+    embeddings = reference.encode(images)
+    vector = np.ones(12, np.float32)
+    order = [0, 1] * 16 + [0, 0, 0, 2, 1]
+    items = [DecodeItem(embeddings[place], vector, images[place].size) for place in order]
+    runtime = open_torch_cuda(vision_dir, CPU)
+    runtime.decode(items[:3])
+    runtime.decode(items)
+    for expected, found in zip(reference.decode(items[:3]), runtime.decode(items[:3]), strict=True):
+        np.testing.assert_allclose(found.mask_logits, expected.mask_logits, atol=1e-3)
+    runtime.close()
 
 
 def test_every_count_finds_its_buckets() -> None:
