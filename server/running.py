@@ -25,11 +25,9 @@ from server.settings import Settings
 from server.sockets import largest_frame
 from server.telemetry.spans import open_spans, tracing_wanted
 from server.telemetry.telemetry import Telemetry
-from server.wire import bounded_protocol
+from server.wire import bounded_protocol, bounded_websocket
 
 BACKLOG = 2048
-FRAMES_AHEAD = 2
-"""So many frames of a WebSocket are read before the first of them has been looked at."""
 POLL_SECONDS = 0.25
 FLUSH_SECONDS = 2
 """How long clients may take the last bytes of their answers when everything has been answered."""
@@ -82,6 +80,7 @@ class RunningGateway:
         """Take nothing new, finish what is under way, for a while, and stop; called again, stop at once."""
         if self._draining:
             self._draining[0].cancel()
+            self._server.should_exit = True  # a drain that had not begun yet cannot say so
             self._server.force_exit = True
         else:
             self._draining.append(asyncio.create_task(self._drain()))
@@ -168,10 +167,11 @@ def wire_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         http=bounded_protocol(limits),
+        ws=bounded_websocket(limits),
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=FLUSH_SECONDS,
         ws_max_size=largest_frame(settings.upload_limits.image),
-        ws_max_queue=FRAMES_AHEAD,
+        ws_per_message_deflate=False,  # else a small frame can become a large one, and on the event loop
         ws_ping_interval=settings.heartbeat_seconds,
         ws_ping_timeout=settings.stall_seconds,
     )

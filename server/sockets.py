@@ -63,6 +63,7 @@ class _Asked:
     """One request under way; `frame` is the binary frame it waits for, if it does."""
 
     message: SegmentMessage
+    caller: Caller
     narrator: Narrator
     frame: asyncio.Future[bytes] | None
     task: asyncio.Task[None] = field(init=False)
@@ -73,10 +74,9 @@ class _Asked:
 class Session:
     """What one connection has asked for. `run` returns when it has ended, and all its work with it."""
 
-    def __init__(self, socket: WebSocket, services: Services, caller: Caller) -> None:
+    def __init__(self, socket: WebSocket, services: Services) -> None:
         self._socket = socket
         self._services = services
-        self._caller = caller
         self._limits = services.upload_limits
         self._outbox = Outbox(services.stream_limits.buffer)
         self._requests: dict[str, _Asked] = {}
@@ -195,6 +195,7 @@ class Session:
         frame = asyncio.get_running_loop().create_future() if message.image is None else None
         asked = _Asked(
             message,
+            self._caller(),
             Narrator(message.id, self._services.model.id, self._services.drawing, message.include),
             frame,
         )
@@ -204,6 +205,13 @@ class Session:
         self._begun += 1
         work = self._services.telemetry.follow(lambda: self._serve(asked), self._begun)
         asked.task = asyncio.create_task(work)
+
+    def _caller(self) -> Caller:
+        """Who asks, by the keys of this moment: one may have been taken away since the connection began."""
+        try:
+            return self._services.callers.identify(self._socket)
+        except RequestRejected as refusal:
+            raise _Closing(POLICY, str(refusal)) from refusal
 
     async def _cancel(self, id: str) -> None:
         asked = self._requests.get(id)
@@ -233,11 +241,11 @@ class Session:
     async def _serve(self, asked: _Asked) -> None:
         """One request from its image to its last event."""
         try:
-            async with self._services.place(self._caller):
+            async with self._services.place(asked.caller):
                 async with self._services.admission.bounded():
                     image = await self._image(asked)
                 telling = Telling(
-                    asked.message, lambda: self._services.sources.load(image), self._caller, asked.narrator
+                    asked.message, lambda: self._services.sources.load(image), asked.caller, asked.narrator
                 )
                 await telling.tell(self._services, partial(self._tell, asked))
         except Exception as error:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with bounds: on a request's header, on silence, on what is sent after a refusal."""
+"""HTTP/1.1 connections and WebSockets with bounds: on a request's header, on silence, on what is never taken."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, Kind, as_response, problem
@@ -31,7 +32,8 @@ class WireLimits:
     A body that is not wanted any more may go on for `linger_seconds`, so that its sender comes to read why; a
     client that does not take the end of its answer is cut off after as long. One that is waited for, because it has
     not taken what was written, is cut off when it takes less than `bytes_per_second` for `stall_seconds` and
-    `linger_seconds`. No more than `connections` are open.
+    `linger_seconds`; so is one that does not take the last of what was written before its connection closes. No more
+    than `connections` are open.
     """
 
     header_bytes: int = 32_768
@@ -48,6 +50,26 @@ def bounded_protocol(limits: WireLimits) -> type[H11Protocol]:
 
     class Bounded(BoundedProtocol):
         bounds = limits
+
+    return Bounded
+
+
+def bounded_websocket(limits: WireLimits) -> type[WebSocketsSansIOProtocol]:
+    """Uvicorn's WebSocket protocol, with a bound on how long it closes: uvicorn waits for the last byte for ever."""
+
+    class Bounded(WebSocketsSansIOProtocol):
+        _farewell: asyncio.TimerHandle | None = None
+
+        async def run_asgi(self) -> None:
+            await super().run_asgi()
+            if not self.disconnected:
+                seconds = self.close_timeout if self.close_timer is not None else 0.0
+                self._farewell = self.loop.call_later(seconds + limits.linger_seconds, self.transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._farewell is not None:
+                self._farewell.cancel()
+            super().connection_lost(exc)
 
     return Bounded
 
@@ -116,6 +138,7 @@ class BoundedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         self._taken()
         super().resume_writing()
+        self._await_the_last()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._stop()
@@ -125,6 +148,7 @@ class BoundedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch()
+        self._await_the_last()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -144,9 +168,12 @@ class BoundedProtocol(H11Protocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+        self._await_the_last()
 
     def _watch(self) -> None:
         """Time what must not last: a header that does not end, a body after its answer."""
+        if self.transport.get_protocol() is not self:
+            return  # a WebSocket has it now
         state: object = None
         if self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
             state = h11.IDLE
@@ -161,6 +188,11 @@ class BoundedProtocol(H11Protocol):
             self._timed = state
             seconds = self.bounds.header_seconds if state is h11.IDLE else self.bounds.linger_seconds
             self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _await_the_last(self) -> None:
+        """A connection that closes does so when all has been taken; nothing else tells of one that does not take it."""
+        if self.transport.is_closing() and self._stalled is None and self.transport.get_write_buffer_size():
+            self._await_taking()
 
     def _await_taking(self) -> None:
         """Give the client time to take what has been written, and again as long as it takes enough of it."""

@@ -133,14 +133,18 @@ async def serve_until_signalled(settings: Settings, read: Callable[[], Settings]
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
     assert this is not None
+    asked = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, this.cancel)
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
     async with run_gateway(settings) as gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.stop)
         logger.info("%s listens at %s", gateway.engines.name, gateway.url)
         in_force = _InForce(settings, gateway, read)
         loop.add_signal_handler(signal.SIGHUP, in_force.renew)
+        if asked.is_set():  # while the engines were loaded
+            in_force.renew()
         beside = [
             asyncio.create_task(report_start(gateway)),
             asyncio.create_task(watch(in_force.files, in_force.renew)),

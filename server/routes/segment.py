@@ -89,9 +89,9 @@ async def stream(socket: WebSocket, services: CurrentServices) -> None:
         await socket.close(POLICY, "a page of another site may not ask where no key is asked for")
         return
     try:
-        caller = services.callers.identify(socket)
+        services.callers.identify(socket)
         async with services.sockets.place():
-            await Session(socket, services, caller).run()
+            await Session(socket, services).run()
     except RequestRejected as refusal:
         await socket.close(TRY_AGAIN_LATER if refusal.kind is DRAINING else POLICY, str(refusal))
     except Overloaded:
@@ -101,4 +101,7 @@ async def stream(socket: WebSocket, services: CurrentServices) -> None:
 def _from_another_site(socket: WebSocket) -> bool:
     """Whether a browser says that it asks for a page from elsewhere: WebSockets know no other protection."""
     origin = socket.headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != socket.headers.get("host")
+    try:
+        return origin is not None and urlsplit(origin).netloc != socket.headers.get("host")
+    except ValueError:  # no browser says such a thing
+        return True

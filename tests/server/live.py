@@ -10,7 +10,7 @@ import uvicorn
 
 from server.running import wire_config
 from server.settings import Settings
-from server.wire import WireLimits, bounded_protocol
+from server.wire import WireLimits, bounded_protocol, bounded_websocket
 from tests.server.conftest import Gateway
 
 
@@ -19,7 +19,10 @@ async def listening(gateway: Gateway, limits: WireLimits | None = None) -> Async
     """The port at which an opened gateway listens."""
     config = wire_config(gateway.app, Settings())
     config.lifespan, config.port = "off", 0
-    config.http = bounded_protocol(limits or WireLimits())
+    config.http, config.ws = (
+        bounded_protocol(limits or WireLimits()),
+        bounded_websocket(limits or WireLimits()),
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn offers nothing to wait for

@@ -6,14 +6,21 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
+import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from server.admission.keys import new_key
+from server.commands.serve import serve_until_signalled
+from server.settings import Settings
 from tests.server.asking import as_multipart
 from tests.server.conftest import photo
 from tests.server.gateway_process import PATIENCE, gateway
@@ -123,3 +130,49 @@ async def test_keys_are_read_anew(tmp_path: Path) -> None:
         await child.said("have been read anew")
         assert (await status(ann), await status(bob)) == (401, 200)
         assert not [line for line in child.log if ann in line or bob in line]
+
+
+async def test_settings_that_change_while_the_engines_load_are_read_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reloaded, stopped = asyncio.Event(), asyncio.Event()
+
+    class Opened:
+        url, engines = "http://127.0.0.1:1", SimpleNamespace(name="none")
+
+        def reload(self, read: Callable[[], Settings]) -> Settings:
+            reloaded.set()
+            return read()
+
+        def stop(self) -> None:
+            stopped.set()
+
+        async def wait_ready(self, timeout: float, progress: object) -> None: ...
+
+        async def wait_stopped(self) -> None:
+            await stopped.wait()
+
+    @asynccontextmanager
+    async def slowly(settings: Settings) -> AsyncIterator[Opened]:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.1)
+        assert not reloaded.is_set()
+        yield Opened()
+
+    monkeypatch.setattr("server.commands.serve.run_gateway", slowly)
+    settings = Settings()
+    async with asyncio.timeout(PATIENCE):
+        serving = asyncio.create_task(serve_until_signalled(settings, lambda: settings))
+        await reloaded.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+
+
+async def test_two_signals_at_once_stop_it_too() -> None:
+    async with gateway(0.0) as (child, _):
+        child.process.send_signal(signal.SIGSTOP)
+        child.process.send_signal(signal.SIGTERM)
+        child.process.send_signal(signal.SIGINT)
+        child.process.send_signal(signal.SIGCONT)
+        async with asyncio.timeout(PATIENCE):
+            assert await child.process.wait() == 0

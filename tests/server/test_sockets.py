@@ -232,7 +232,7 @@ async def test_too_many_connections_are_1013(open_gateway: OpenGateway) -> None:
             await works(third, "a")
 
 
-@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null"])
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://["])
 async def test_a_page_of_another_site_may_not_ask(gateway: Gateway, origin: str) -> None:
     async with connect(gateway.app, {"origin": origin, "host": "gateway:8000"}) as socket:
         assert await socket.closed() == 1008

@@ -8,7 +8,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from server.errors import MALFORMED, RequestRejected
 from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
-from server.wire import WireLimits, bounded_protocol
+from server.wire import WireLimits, bounded_protocol, bounded_websocket
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
@@ -52,6 +52,11 @@ class Line:
                 return await self._reader.read()
             except ConnectionError:
                 return b""
+
+    async def until(self, end: bytes) -> bytes:
+        """What comes up to `end`."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._reader.readuntil(end)
 
     async def answer(self) -> tuple[int, dict[str, object]]:
         """The status and the problem document of the next answer, whose header bears the problem's request id."""
@@ -212,14 +217,24 @@ async def test_a_client_that_takes_no_answers_gives_its_place_back(gateway: Gate
 class Leaking:
     """A transport whose client takes so much of what was written between two looks, and then nothing."""
 
-    def __init__(self, left: int, taken: int, looks: int) -> None:
+    def __init__(self, left: int, taken: int, looks: int, *, closing: bool = False) -> None:
         self._sizes = [left - taken * look for look in range(looks)]
+        self._closing = closing
         self.looks = 0
         self.aborted = asyncio.Event()
 
     def get_write_buffer_size(self) -> int:
         self.looks += 1
         return self._sizes[min(self.looks, len(self._sizes)) - 1]
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+    def get_protocol(self) -> object:
+        return self
 
     def abort(self) -> None:
         self.aborted.set()
@@ -236,3 +251,45 @@ async def test_only_a_client_that_takes_too_little_is_cut_off(taken: int, patien
     async with asyncio.timeout(PATIENCE):
         await transport.aborted.wait()
     assert (transport.looks >= 10) == patient
+
+
+async def test_who_does_not_take_the_last_of_an_answer_is_cut_off() -> None:
+    transport = Leaking(100, 0, 1, closing=True)  # so little that nothing says that it is not taken
+    protocol = bounded_protocol(QUICK)(uvicorn.Config(FastAPI()), ServerState(), {})
+    protocol.transport = cast(asyncio.Transport, transport)
+    protocol.on_response_complete()
+    async with asyncio.timeout(PATIENCE):
+        await transport.aborted.wait()
+
+
+async def test_who_does_not_take_the_last_of_a_websocket_is_cut_off() -> None:
+    transport = Leaking(100, 0, 1)
+    protocol = bounded_websocket(QUICK)(uvicorn.Config(FastAPI()), ServerState(), {})
+    protocol.transport = cast(asyncio.Transport, transport)
+
+    async def done(scope: Any, receive: Any, send: Any) -> None: ...
+
+    protocol.app, protocol.handshake_complete = done, True
+    protocol.scope = {"type": "websocket"}  # type: ignore[typeddict-item]
+    await protocol.run_asgi()
+    async with asyncio.timeout(PATIENCE):
+        await transport.aborted.wait()
+
+
+async def test_a_connection_that_becomes_a_websocket_stays_one(gateway: Gateway) -> None:
+    upgrade = (
+        b"GET /v1/segment/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    ping = b'{"type":"ping"}'
+    async with listening(gateway, QUICK) as port, line(port) as socket:
+        await socket.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await socket.until(b'"live"}')
+        await socket.send(upgrade)
+        head = (await socket.until(b"\r\n\r\n")).lower()
+        assert b" 101 " in head
+        assert b"deflate" not in head, "nothing that is compressed is read"
+        await asyncio.sleep(3 * QUICK.linger_seconds)
+        await socket.send(bytes((0x81, 0x80 | len(ping))) + bytes(4) + ping)  # a text frame, its mask zeros
+        assert b"pong" in await socket.until(b"}")
