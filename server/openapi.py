@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Set
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from server import examples
+from server.admission.callers import PRIORITY_HEADER
+from server.admission.keys import Priority
 from server.errors import PROBLEM_JSON, Kind
 from server.events import StreamEvent
 from server.messages import ClientMessage
@@ -102,9 +104,10 @@ SOCKETS: dict[str, Any] = {
         "server": {"schema": _ref(StreamEvent.__name__), "examples": _named(examples.EVENTS)},
         "problems": {"schema": _ref(Problem.__name__), "examples": problem_examples(list(SOCKET_ONLY))},
         "closeCodes": {
-            "1008": "The protocol was broken, or nothing was taken for too long.",
+            "1008": "The protocol was broken, the key is not known (any more), or nothing was taken for too long.",
             "1009": "A frame is too large.",
-            "1013": "Too many connections are open: try again later.",
+            "1012": "The server is stopping, and all that was asked for has ended.",
+            "1013": "Too many connections are open, or the server is stopping: try again later.",
         },
     }
 }
@@ -148,6 +151,13 @@ def _problem(status: int, kinds: list[Kind]) -> dict[str, Any]:
     }
 
 
+PRIORITY: dict[str, Any] = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "How urgent the request is, in place of what its key says.",
+    "schema": {"type": "string", "enum": list(get_args(Priority))},
+}
 SECURITY: dict[str, Any] = {
     "bearer": {
         "type": "http",
@@ -189,6 +199,7 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
     """Its answers' examples; without the error that FastAPI announces for parameters, which is never sent."""
     if path.startswith("/v1/"):
         operation["security"] = [{}, *({name: []} for name in SECURITY)]
+        operation.setdefault("parameters", []).append(PRIORITY)
     answers = operation["responses"]
     for status, answer in list(answers.items()):
         if "HTTPValidationError" in str(answer):

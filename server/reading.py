@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_settings import SettingsError
 
 from server.admission.keys import KeysInvalid
 from server.settings import Settings
@@ -16,6 +18,10 @@ from server.settings import Settings
 PREFIX = "R2SM_"
 ELSEWHERE = frozenset({"R2SM_API_KEY", "R2SM_CHAT_KEY", "R2SM_TORCH_INDEX"})
 """Variables of the same prefix that are other commands'."""
+
+
+NAMED = re.compile(r'field "(\w+)"')
+NO_JSON = 'a value of it is not the JSON that it must be, such as ["one", "two"]'
 
 
 class SettingsInvalid(ValueError):
@@ -44,6 +50,9 @@ def read_settings(**given: object) -> Settings:
         raise SettingsInvalid([f"config: the file is not TOML: {error}"]) from error
     except UnicodeDecodeError as error:
         raise SettingsInvalid([f"config: the file is not UTF-8: {error}"]) from error
+    except SettingsError as error:
+        field = NAMED.search(str(error))
+        raise SettingsInvalid([f"{field[1] if field else 'a setting'}: {NO_JSON}"]) from error
     except (OSError, KeysInvalid) as error:
         raise SettingsInvalid([str(error)]) from error
     return settings

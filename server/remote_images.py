@@ -14,6 +14,8 @@ from server.images import ImageLimits, too_many_bytes
 from server.schemas import FieldFault
 
 MAX_REDIRECTS = 3
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out for the public internet so far (RFC 4291, 2.4); NAT64 and the like are outside of it."""
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
@@ -26,10 +28,8 @@ async def resolve(host: str, port: int) -> list[str]:
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet; addresses that wrap another are not."""
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        wraps = ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in ipaddress.ip_network("64:ff9b::/96")
-        if wraps:
-            return False
+    if isinstance(ip, ipaddress.IPv6Address) and (ip not in GLOBAL_UNICAST or ip.sixtofour or ip.teredo):
+        return False
     return ip.is_global and not ip.is_multicast
 
 
@@ -77,6 +77,8 @@ class RemoteImages:
             raise _unreachable(f"it did not arrive within {self._seconds:g} s") from error
         except (httpx.HTTPError, OSError) as error:
             raise _unreachable("its host does not answer") from error
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise _unreachable("its host redirects to what is not a URL") from error
 
     async def _follow(self, client: httpx.AsyncClient, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -130,9 +132,11 @@ class RemoteImages:
 
 def _parse(url: str) -> httpx.URL:
     try:
-        return httpx.URL(url)
-    except httpx.InvalidURL as error:
+        parsed = httpx.URL(url)
+        _ = parsed.host  # which is decoded only when it is asked for
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise _refused("this is not a URL") from error
+    return parsed
 
 
 def _refused(detail: str) -> RequestRejected:

@@ -211,7 +211,12 @@ async def open_services(
                 settings.stored_images_mib * MIB, settings.stored_image_seconds, redis, telemetry.caches
             )
             remote = RemoteImages(settings.image_url_hosts, limits, settings.image_url_seconds)
-            rates = RateLimits(settings.redis_url, settings.redis_prefix, settings.redis_limits.budget)
+            rates = RateLimits(
+                settings.redis_url,
+                settings.redis_prefix,
+                settings.redis_limits.budget,
+                telemetry.caches.trouble,
+            )
             services = Services(
                 model=engines.info(),
                 pipeline=pipeline,

@@ -21,7 +21,7 @@ def _several(given: object) -> object:
         return given
     if given.lstrip().startswith("["):
         return from_json(given)
-    return [url.strip() for url in given.split(",") if url.strip()]
+    return [one.strip() for one in given.split(",") if one.strip()]
 
 
 def _redis_url(url: str) -> str:
@@ -29,6 +29,7 @@ def _redis_url(url: str) -> str:
 
 
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+Hosts = Annotated[frozenset[str], NoDecode, BeforeValidator(_several)]
 Urls = Annotated[tuple[Annotated[str, AfterValidator(http_url)], ...], NoDecode, BeforeValidator(_several)]
 
 

@@ -33,7 +33,7 @@ from server.admission.keys import KeyRing, read_keys
 from server.admission.limits import Limits, parse_limits
 from server.cache.redis_level import RedisLimits
 from server.images import MEGA, ImageLimits
-from server.setting_types import RateLimit, RedisUrl, Urls, is_loopback
+from server.setting_types import Hosts, RateLimit, RedisUrl, Urls, is_loopback
 from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
 from server.wire import WireLimits
@@ -140,8 +140,8 @@ class Settings(BaseSettings):
 
     stored_images_mib: NonNegativeInt = Field(512, description="memory for uploaded images")
     stored_image_seconds: PositiveFloat = Field(3600.0, description="how long an uploaded image is kept")
-    image_url_hosts: frozenset[str] = Field(
-        frozenset(), description="hosts that images may be fetched from, a JSON list"
+    image_url_hosts: Hosts = Field(
+        frozenset(), description="hosts that images may be fetched from, with commas between them"
     )
     image_url_seconds: PositiveFloat = Field(10.0, description="how long a fetch may take")
 

@@ -213,6 +213,8 @@ async def _form(request: Request, limits: UploadLimits) -> AsyncIterator[FormDat
         form = await parser.parse()
     except MultiPartException as error:
         raise RequestRejected(MALFORMED, f"the multipart body cannot be read: {error.message}") from error
+    except UnicodeError as error:
+        raise RequestRejected(MALFORMED, "the multipart body is not in the charset that it names") from error
     try:
         yield form
     finally:

@@ -81,6 +81,18 @@ class Callers:
         """Count so many requests of the caller's. Raises `RequestRejected` (429) if they are too many."""
         await self.rates.charge(caller.identity, caller.limits, requests)
 
+    async def charge_batch(self, caller: Caller, requests: int) -> None:
+        """Count the requests of a batch, of which one came with its place.
+
+        Raises `RequestRejected`: they are too many now (429), or more than are ever allowed at once (422).
+        """
+        too_few = next((item for item in caller.limits if item.amount < requests), None)
+        if too_few is not None:
+            message = f"{requests} at once are more than the {too_few} that are allowed"
+            fault = FieldFault(field="requests", message=message)
+            raise RequestRejected(INVALID, f"requests: {message}", [fault])
+        await self.charge(caller, requests - 1)
+
 
 def _secrets(connection: HTTPConnection) -> Iterator[str]:
     headers = connection.headers

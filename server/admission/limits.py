@@ -7,15 +7,19 @@ import logging
 import math
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.asyncio import BlockingConnectionPool
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from engines.cache.observer import Trouble
 from server.errors import RATE_LIMITED, RequestRejected
 
 Limits = tuple[RateLimitItem, ...]
@@ -24,14 +28,18 @@ MEMORY_CALLERS = 16_384
 AWAY_SECONDS = 1.0
 """So long a Redis is left alone that took too long."""
 CONNECTIONS = 16
+FAULTS = (RedisError, OSError, TimeoutError)
 
 logger = logging.getLogger(__name__)
 
 
 def parse_limits(text: str) -> Limits:
-    """Limits as the library writes them: ``60/minute``, ``10/second;1000/hour``. Raises ValueError."""
+    """Limits as the library writes them: ``60/minute``, ``10/second;1000/hour``. Raises ValueError.
+
+    The shortest comes first: what it refuses must not count against the longer ones.
+    """
     try:
-        found = tuple(parse_many(text))
+        found = tuple(sorted(parse_many(text), key=lambda item: item.get_expiry()))
     except ValueError as error:
         raise ValueError(f'"{text}" is not like 60/minute or 10/second;1000/hour') from error
     if any(item.amount < 1 or item.get_expiry() < 1 for item in found):
@@ -43,12 +51,19 @@ class RateLimits:
     """Counts requests by caller over sliding windows; `redis_url` None counts in memory only.
 
     `prefix` begins the keys in Redis; one operation there may take `budget` seconds. While Redis is away the counts
-    go on in memory: each replica then allows the whole limit. `degraded` says so.
+    go on in memory: each replica then allows the whole limit. `degraded` says so, and `report` hears of each fault.
     """
 
-    def __init__(self, redis_url: str | None = None, prefix: str = "r2sm:", budget: float = 0.05) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        prefix: str = "r2sm:",
+        budget: float = 0.05,
+        report: Callable[[Trouble], None] = lambda _: None,
+    ) -> None:
         self._memory = SlidingWindowCounterRateLimiter(BoundedMemory())
         self._budget = budget
+        self._report = report
         self._pool: BlockingConnectionPool | None = None
         self._redis: SlidingWindowCounterRateLimiter | None = None
         if redis_url is not None:
@@ -80,7 +95,14 @@ class RateLimits:
                 )
 
     async def trouble(self) -> str:
-        """What is wrong with counting in Redis; empty if nothing is."""
+        """What is wrong with counting in Redis; empty if nothing is. Asks one that was away."""
+        if self.degraded and self._pool is not None and time.monotonic() >= self._away_until:
+            try:
+                async with asyncio.timeout(self._budget):
+                    await Redis(connection_pool=self._pool).ping()
+                self._note_back()
+            except FAULTS as error:
+                self._note_away(error)
         return "each replica counts by itself: Redis is away" if self.degraded else ""
 
     async def aclose(self) -> None:
@@ -94,21 +116,31 @@ class RateLimits:
         try:
             async with asyncio.timeout(self._budget):
                 wait = await _hit(self._redis, item, identity, requests)
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             self._note_away(error)
             return await _hit(self._memory, item, identity, requests)
+        self._note_back()
+        return wait
+
+    def _note_back(self) -> None:
         if self.degraded:
             self.degraded = False
             logger.info("rate limits are counted in Redis again")
-        return wait
 
     def _note_away(self, error: Exception) -> None:
+        self._report(_kind(error))
         self._away_until = time.monotonic() + AWAY_SECONDS
         if not self.degraded:
             self.degraded = True
             logger.warning(
                 "rate limits are counted by this process alone: Redis is away (%s)", type(error).__name__
             )
+
+
+def _kind(error: Exception) -> Trouble:
+    if isinstance(error, (TimeoutError, RedisTimeoutError)):
+        return "timeout"
+    return "connection" if isinstance(error, (RedisConnectionError, OSError)) else "refused"
 
 
 async def _hit(

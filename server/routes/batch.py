@@ -23,7 +23,7 @@ router = APIRouter(prefix="/v1", tags=["segment"])
 @router.post(
     "/segment/batch",
     responses=problems(
-        400, 401, 404, 408, 413, 415, 422, 429, 500, 503, but={"model-unavailable", "vision-failed"}
+        400, 401, 404, 408, 413, 415, 422, 429, 500, 503, 504, but={"model-unavailable", "vision-failed"}
     ),
     openapi_extra=BATCH_BODY,
     dependencies=[IN_PLACE],
@@ -35,7 +35,7 @@ async def batch(request: Request, services: CurrentServices, caller: CurrentCall
     """
     async with services.admission.bounded():
         body = await read_batch(request, services.upload_limits)
-        await services.callers.charge(caller, len(body.requests) - 1)  # one came with the place
+        await services.callers.charge_batch(caller, len(body.requests))
     return await unless_left(request, _answer_all(body, services, caller))
 
 

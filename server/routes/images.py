@@ -34,15 +34,15 @@ async def upload(request: Request, response: Response, services: CurrentServices
     return _info(stored)
 
 
-@router.get("/{id}", responses=problems(401, 404, 429), dependencies=[CHARGED])
-@router.head("/{id}", responses=problems(401, 404, 429), dependencies=[CHARGED])
+@router.get("/{id}", responses=problems(401, 404, 422, 429), dependencies=[CHARGED])
+@router.head("/{id}", responses=problems(401, 404, 422, 429), dependencies=[CHARGED])
 async def find(id: str, services: CurrentServices) -> StoredImageInfo:
     """What is known of an uploaded image."""
     return _info(await services.sources.find(id))
 
 
 @router.delete(
-    "/{id}", status_code=204, responses=problems(NOT_FORGOTTEN, 401, 404, 429), dependencies=[CHARGED]
+    "/{id}", status_code=204, responses=problems(NOT_FORGOTTEN, 401, 404, 422, 429), dependencies=[CHARGED]
 )
 async def delete(id: str, services: CurrentServices) -> None:
     """Forget an uploaded image and everything that was made of it."""

@@ -11,7 +11,7 @@ from server.services import KEYED, CurrentServices
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[KEYED])
 
 
-@router.get("/models", responses=problems(401))
+@router.get("/models", responses=problems(401, 422))
 async def models(services: CurrentServices) -> ModelList:
     """The served models; there is one."""
     return ModelList(data=[services.model])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from server.cli import app as command_line
 from server.client import SegmentClient
 from server.settings import Settings
 from tests.server.asgi import connect
-from tests.server.asking import as_json
+from tests.server.asking import PHOTO, as_json
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
@@ -96,6 +97,15 @@ async def test_too_many_requests_are_429_and_say_until_when(keyed: Gateway) -> N
     assert keyed.services.admission.present == 0
 
 
+async def test_a_batch_that_no_limit_will_ever_allow_is_told_so_at_once(open_gateway: OpenGateway) -> None:
+    image, mug = {"data": base64.b64encode(PHOTO).decode()}, {"prompt": "mug"}
+    async with open_gateway(rate_limit="4/hour") as gateway:
+        large = await gateway.client.post("/v1/segment/batch", json={"image": image, "requests": [mug] * 5})
+        assert (large.status_code, large.json()["errors"][0]["field"]) == (422, "requests")
+        fits = await gateway.client.post("/v1/segment/batch", json={"image": image, "requests": [mug] * 3})
+        assert fits.status_code == 200, "what was refused for ever cost no more than its own request"
+
+
 async def test_without_keys_the_address_is_counted(open_gateway: OpenGateway) -> None:
     async with open_gateway(rate_limit="1/hour") as gateway:
         assert (await gateway.client.post("/v1/segment", **as_json())).status_code == 200
@@ -143,6 +153,19 @@ async def test_a_server_that_asks_for_keys_does_not_cease_to(keyed: Gateway) -> 
     with pytest.raises(KeysInvalid, match="restart"):
         keyed.services.reload(Settings())
     await refused(keyed, 401, "api-key-missing", {})
+
+
+async def test_a_key_that_is_taken_away_is_of_no_use_on_an_open_websocket(
+    keyed: Gateway, tmp_path: Path
+) -> None:
+    async with connect(keyed.app, {"authorization": f"Bearer {ANN}"}) as socket:
+        socket.say(type="ping")
+        assert (await socket.hear())["type"] == "pong"
+        (tmp_path / "keys").write_text(f"{BOBS}\n")
+        keyed.services.reload(Settings(api_keys_file=tmp_path / "keys"))
+        socket.say(type="segment", id="a", prompt="mug")
+        assert await socket.closed() == 1008
+        await socket.peer.ended()
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer nobody"}])

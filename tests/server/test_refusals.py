@@ -160,6 +160,10 @@ async def test_bad_multipart_parts_are_named(gateway: Gateway, files: Any, data:
             b'--x\r\nContent-Disposition: form-data; name="image"; filename="a',
         ),
         ("multipart/form-data; boundary=x", b"--x\r\nContent-Type: text/plain\r\n\r\nhello\r\n--x--\r\n"),
+        (
+            "multipart/form-data; boundary=x; charset=undefined",
+            b'--x\r\nContent-Disposition: form-data; name="request"\r\n\r\n\xff\r\n--x--\r\n',
+        ),
     ],
 )
 async def test_broken_multipart_is_malformed(gateway: Gateway, media_type: str, body: bytes) -> None:

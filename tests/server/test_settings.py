@@ -43,6 +43,26 @@ def test_a_server_that_is_no_url_is_named(url: str) -> None:
         read_settings(reason_url=url, concentrate_url=A)
 
 
+@pytest.mark.parametrize("given", ["a.example, b.example", '["a.example", "b.example"]'])
+def test_hosts_of_images_are_named_as_servers_are(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("R2SM_IMAGE_URL_HOSTS", given)
+    assert read_settings().image_url_hosts == {"a.example", "b.example"}
+
+
+@pytest.mark.parametrize("name", ["R2SM_VLLM__FLAGS", "R2SM_VLLM"])
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "--quantization fp8")
+    with pytest.raises(SettingsInvalid, match=r"^vllm: a value of it is not the JSON"):
+        read_settings()
+
+
+@pytest.mark.parametrize("url", ["htp://me:s3cret@host", "http://me:s3cret@host:port"])
+def test_a_password_in_a_wrong_url_is_not_told(url: str) -> None:
+    with pytest.raises(SettingsInvalid, match=r"//…@host") as caught:
+        read_settings(reason_url=url, concentrate_url=A)
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "given",
     [{"port": 70_000}, {"max_in_flight": 0}, {"vision": "onnx"}, {"prot": 1}],

@@ -223,7 +223,7 @@ async def test_a_url_is_fetched_from_the_address_that_was_checked() -> None:
     [
         "https://other.test/", "https://pictures.test.evil.test/", "http://127.0.0.1/", "http://[::1]/",
         "https://inside.test/", "https://half.test/", "ftp://pictures.test/", "https://me:secret@pictures.test/",
-        "https://pictures.test@other.test/", "pictures.test", "", "http://[",
+        "https://pictures.test@other.test/", "pictures.test", "", "http://[", "http://xn--/",
     ],
 )  # fmt: skip
 async def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
@@ -235,11 +235,25 @@ async def test_other_urls_are_refused_before_anything_is_sent(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["https://other.test/x", "http://10.0.0.7/", "https://inside.test/", "//other.test"]
+    "target",
+    [
+        "https://other.test/x",
+        "http://10.0.0.7/",
+        "https://inside.test/",
+        "//other.test",
+    ],
 )
 async def test_redirects_elsewhere_are_refused(target: str) -> None:
     with pytest.raises(RequestRejected, match=r"image\.url"):
         await remote(lambda _: httpx.Response(302, headers={"location": target})).fetch(
+            "https://pictures.test/"
+        )
+
+
+@pytest.mark.parametrize("target", [b"http://xn--/", b"\xff://", b"http://[", b"https://pictures.test:port/"])
+async def test_redirects_to_what_is_no_url_are_refused(target: bytes) -> None:
+    with pytest.raises(RequestRejected):
+        await remote(lambda _: httpx.Response(302, headers=[(b"location", target)])).fetch(
             "https://pictures.test/"
         )
 
@@ -280,7 +294,7 @@ async def test_faults_of_the_host_are_told() -> None:
         ("93.184.216.34", True), ("2606:2800:220:1::1", True), ("127.0.0.1", False), ("10.1.2.3", False),
         ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False), ("::1", False),
         ("fe80::1", False), ("fd00::1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False),
-        ("2002:a00:1::", False),
+        ("2002:a00:1::", False), ("64:ff9b:1::a00:1", False), ("::7f00:1", False), ("fec0::1", False),
     ],
 )  # fmt: skip
 def test_public_addresses(address: str, public: bool) -> None:

@@ -50,6 +50,21 @@ async def test_several_limits_all_hold() -> None:
         await rates.charge("ann", parse_limits("5/second;2/hour"))
 
 
+async def test_what_a_short_limit_refuses_does_not_count_against_a_long_one() -> None:
+    rates, limits = RateLimits(), parse_limits("3/hour;1/second")
+    passed = 0
+    for _ in range(3):
+        for _ in range(4):
+            try:
+                await rates.charge("ann", limits)
+                passed += 1
+            except RequestRejected as refusal:
+                assert refusal.retry_after <= 2  # noqa: PT017  # the hour is not used up
+        if passed < 3:
+            await asyncio.sleep(2.1)  # its window and the one before it
+    assert passed == 3
+
+
 async def test_the_window_slides(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 36_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)
@@ -124,16 +139,23 @@ async def test_replicas_share_their_counts_and_go_on_without_redis(
 ) -> None:
     monkeypatch.setattr("server.admission.limits.AWAY_SECONDS", 0.0)
     port = free_port()
-    one, other = (RateLimits(f"redis://127.0.0.1:{port}", budget=5.0) for _ in range(2))  # cores are shared
+    troubles = list[str]()
+    one, other = (
+        RateLimits(f"redis://127.0.0.1:{port}", budget=5.0, report=troubles.append) for _ in range(2)
+    )  # cores are shared
     async with redis_server(tmp_path, port):
         assert await allowed(one, "ann", 2) == 2
         assert await allowed(other, "ann", 5) == 1
         assert not one.degraded
         assert await one.trouble() == ""
+    assert not troubles
     assert await allowed(one, "ann", 5) == 3, "by its own count, which knows of none so far"
     assert one.degraded
     assert "Redis is away" in await one.trouble()
+    assert troubles == ["connection"] * 6
     async with redis_server(tmp_path, port):
+        assert await one.trouble() == "", "it need not be asked by a request first"
+        assert not one.degraded
         assert await allowed(one, "bob", 2) == 2
         assert not one.degraded
         assert await allowed(other, "bob", 5) == 1
