@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.sha256"
+MADE_FOR = VENV / "extra"
 CONSTRAINTS = {extra: ROOT / "deploy" / f"constraints-{extra}.txt" for extra in ("cpu", "gpu")}
 SHIM_SOURCE = ROOT / "deploy" / "torchvision_ops.py"
 SHIM = "r2sm_torchvision_ops"
@@ -44,7 +45,7 @@ def main() -> None:
     if STAMP.exists() and STAMP.read_text(encoding="ascii") == wanted and PYTHON.exists():
         return
     STAMP.unlink(missing_ok=True)
-    make_venv()
+    make_venv(options.extra)
     if options.extra == "cpu":
         install_torch()
     install_project(options.extra)
@@ -64,9 +65,14 @@ def digest(extra: str) -> str:
     return total.hexdigest()
 
 
-def make_venv() -> None:
-    """Make ``.venv``, unless a working one is there; with a pip of its own where Python brings one."""
-    if at_home() and run(PYTHON, "-c", "").returncode == 0:
+def make_venv(extra: str) -> None:
+    """Make ``.venv``, unless a working one for `extra` is there; with a pip of its own where Python brings one.
+
+    One for the other extra is made anew: pip takes the CPU's torch for a GPU's, and both builds of vLLM fit in beside
+    each other.
+    """
+    same = MADE_FOR.exists() and MADE_FOR.read_text(encoding="ascii") == extra
+    if same and at_home() and run(PYTHON, "-c", "").returncode == 0:
         return
     step(f"making .venv with Python {sys.version.split()[0]}")
     shutil.rmtree(VENV, ignore_errors=True)
@@ -74,6 +80,7 @@ def make_venv() -> None:
     arguments = [] if own_pip else ["--without-pip"]
     if run(sys.executable, "-m", "venv", *arguments, VENV).returncode != 0:
         fail("Python could not make .venv (its words are above)")
+    MADE_FOR.write_text(extra, encoding="ascii")
 
 
 def at_home() -> bool:

@@ -22,11 +22,17 @@ class Override(dict[str, Any]):
     """A mapping that takes the other one's place."""
 
 
+class OverrideList(list[Any]):
+    """A list that does."""
+
+
 class _Loader(yaml.SafeLoader):
     """YAML with Compose's two tags."""
 
 
-def _override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
+def _override(loader: yaml.SafeLoader, node: yaml.Node) -> Override | OverrideList:
+    if isinstance(node, yaml.SequenceNode):
+        return OverrideList(loader.construct_sequence(node, deep=True))
     assert isinstance(node, yaml.MappingNode)
     return Override({str(key): value for key, value in loader.construct_mapping(node, deep=True).items()})
 
@@ -42,7 +48,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def merged(below: Any, above: Any) -> Any:
-    """`above` laid over `below`: mappings by key, volumes added, everything else replaced."""
+    """`above` laid over `below`: mappings by key, lists added, everything else replaced."""
     if isinstance(above, Override):
         return dict(above)
     if not (isinstance(below, dict) and isinstance(above, dict)):
@@ -51,7 +57,9 @@ def merged(below: Any, above: Any) -> Any:
     for key, value in above.items():
         if isinstance(value, Reset):
             result.pop(key, None)
-        elif key in ("volumes", "ports") and isinstance(value, list):
+        elif isinstance(value, OverrideList):
+            result[key] = list(value)
+        elif key in ("volumes", "ports", "tmpfs") and isinstance(value, list):
             result[key] = [*result.get(key, []), *value]
         else:
             result[key] = merged(result.get(key), value)

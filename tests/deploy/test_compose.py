@@ -108,6 +108,34 @@ def test_vllm_is_started_as_the_launcher_starts_it(which: str, role: Role) -> No
     assert {key: service["environment"].get(key) for key in wanted} == wanted
 
 
+def test_what_vllm_compiles_on_a_gpu_may_be_loaded_from_where_it_is_written() -> None:
+    for role in ("reason", "concentrate"):
+        for mount in services("gpu")[role]["tmpfs"]:
+            assert "exec" in mount.partition(":")[2].split(","), f"{role}: {mount} is noexec"
+
+
+@pytest.mark.parametrize("which", BOTH)
+def test_what_a_service_has_work_at_stops_after_it(which: str) -> None:
+    gateway, ingress = services(which)["gateway"], services(which)["ingress"]
+    assert {"reason", "concentrate", "redis"} <= gateway["depends_on"].keys()
+    assert "gateway" in ingress["depends_on"]
+    assert seconds(ingress["stop_grace_period"]) >= seconds(gateway["stop_grace_period"])
+
+
+def seconds(text: str) -> int:
+    return int(text.removesuffix("s"))
+
+
+def test_the_ingress_has_room_for_every_body_that_is_let_in() -> None:
+    ingress, gateway = services("cpu")["ingress"], services("cpu")["gateway"]
+    settings = Settings()
+    bodies = gateway["deploy"]["replicas"] * (settings.max_in_flight + settings.max_queued)
+    text = (ROOT / "deploy" / "nginx" / "nginx.conf").read_text(encoding="utf-8")
+    [largest] = re.findall(r"client_max_body_size (\d+)m;", text)
+    [room] = re.findall(r"size=(\d+)g", ingress["tmpfs"][0])
+    assert bodies * int(largest) <= int(room) * 1024 < int(ingress["mem_limit"].removesuffix("g")) * 1024
+
+
 def test_one_gpu_is_shared_by_memory() -> None:
     shares = [
         float(flag.partition("=")[2])

@@ -79,6 +79,16 @@ def test_a_change_of_what_is_installed_is_noticed(script: ModuleType, project: P
     assert script.digest("cpu") != before
 
 
+def test_an_environment_for_the_other_extra_is_made_anew(script: ModuleType) -> None:
+    script.make_venv("cpu")
+    left = script.VENV / "left-by-the-cpu-build"
+    left.touch()
+    script.make_venv("cpu")
+    assert left.exists(), "one for the same extra is used again"
+    script.make_venv("gpu")
+    assert not left.exists()
+
+
 def test_the_extras_differ(script: ModuleType) -> None:
     assert len({script.digest("cpu"), script.digest("gpu")}) == 2
 

@@ -86,6 +86,24 @@ def test_every_server_is_probed_and_has_time_to_start() -> None:
             assert patience >= {"vllm": 1200, "gateway": 300}.get(container["name"], 10), where
 
 
+def test_a_rollout_waits_as_long_as_a_start_may_take() -> None:
+    for overlay, workload in every("Deployment"):
+        if name_of(workload) != "r2sm-gateway":
+            continue
+        [container] = containers(workload)
+        probe = container["startupProbe"]
+        patience = probe["periodSeconds"] * probe["failureThreshold"]
+        assert workload["spec"]["progressDeadlineSeconds"] > patience, overlay.name
+
+
+def test_nobody_is_woken_where_servers_sleep_by_themselves() -> None:
+    asleep = {overlay.name for overlay, item in every("ScaledObject") if item["spec"]["minReplicaCount"] == 0}
+    assert asleep
+    for overlay, rules in every("PrometheusRule"):
+        alerts = [rule["alert"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+        assert ("R2smVllmDown" in alerts) is (overlay.name not in asleep), overlay.name
+
+
 def test_every_server_may_be_disrupted_one_at_a_time() -> None:
     for overlay, workload in every(*SERVING):
         budgets = [
