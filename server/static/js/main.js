@@ -214,7 +214,7 @@ function refresh() {
 
 /** What the chosen view shows of the answer; of the bare picture, what it would show. */
 function shownItems() {
-  if (choice === "heatmap") return result.heatmaps;
+  if (choice === "heatmap") return result.shownHeatmaps;
   if (choice === "hidden") return result.hidden;
   return result.ofType(choice === "image" ? result.answer : choice);
 }

@@ -29,6 +29,12 @@ export class Result {
     return this.masks.filter((mask) => mask.mask_type === maskType);
   }
 
+  /** The heatmaps of the type that was decided; all of them where it has none. */
+  get shownHeatmaps() {
+    const decided = this.heatmaps.filter((heatmap) => heatmap.mask_type === this.decision?.mask_type);
+    return decided.length ? decided : this.heatmaps;
+  }
+
   /** Which views there is something for. */
   get views() {
     const found = ["image"];

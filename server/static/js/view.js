@@ -95,9 +95,7 @@ export class View {
   }
 
   #heat() {
-    const type = this.#result.decision?.mask_type;
-    const wanted = this.#result.heatmaps.filter((heatmap) => heatmap.mask_type === type);
-    return drawn(largest(wanted.length ? wanted : this.#result.heatmaps));
+    return drawn(largest(this.#result.shownHeatmaps));
   }
 
   #masks(masks, hidden, { faint = false }) {
