@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from engines.errors import InvalidInput
 from loadtests.bench.figures import FIGURES, Pairs
 
+BAND = 2.0
+"""A figure is worse beyond so many times the largest deviation that the repeats showed: one more measurement that goes
+beyond the largest of five is nothing rare, and a gate that cries wolf is not looked at."""
 RATIOS = Path(__file__).with_name("ratios.json")
 
 
@@ -30,7 +33,7 @@ KEPT = TypeAdapter(dict[str, Kept])
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One figure now and as it was kept; `worse`: by more than its noise. `ratio` is None if it was not measured."""
+    """One figure now and as it was kept; `worse`: by more than its band. `ratio` is None if it was not measured."""
 
     figure: str
     ratio: float | None
@@ -46,8 +49,8 @@ def record(path: Path, repeats: Sequence[Pairs]) -> None:
 def noise_of(repeats: Sequence[Pairs]) -> dict[str, Kept]:
     """Each figure that every repeat has."""
     found = {}
-    for name in FIGURES:
-        if all(name in pairs for pairs in repeats):
+    for name, figure in FIGURES.items():
+        if figure.judged and all(name in pairs for pairs in repeats):
             ratios = [_ratio(pairs, name) for pairs in repeats]
             middle = median(ratios)
             noise = max(abs(ratio / middle - 1) for ratio in ratios) if middle else 0.0
@@ -76,6 +79,8 @@ def compare(kept: Mapping[str, Kept], pairs: Pairs) -> list[Compared]:
     """Every kept figure; one that is no longer measured counts as worse."""
     found = []
     for name, before in kept.items():
+        if not FIGURES[name].judged:
+            continue
         ratio = _ratio(pairs, name) if name in pairs else None
         found.append(Compared(name, ratio, before, ratio is None or _is_worse(name, ratio, before)))
     return found
@@ -85,7 +90,7 @@ def as_table(compared: Sequence[Compared]) -> str:
     """For people: each figure, now and kept, with its band."""
     return "\n".join(
         f"{'WORSE' if one.worse else 'kept '} {one.figure:24} "
-        f"{'–' if one.ratio is None else f'{one.ratio:.3f}':>8} kept {one.kept.ratio:.3f} ± {one.kept.noise:.0%}"
+        f"{'–' if one.ratio is None else f'{one.ratio:.3f}':>8} kept {one.kept.ratio:.3f} ± {BAND * one.kept.noise:.0%}"
         for one in compared
     )
 
@@ -96,5 +101,5 @@ def _ratio(pairs: Pairs, name: str) -> float:
 
 def _is_worse(name: str, ratio: float, before: Kept) -> bool:
     if FIGURES[name].better == "<=":
-        return ratio > before.ratio * (1 + before.noise)
-    return ratio < before.ratio * (1 - before.noise)
+        return ratio > before.ratio * (1 + BAND * before.noise)
+    return ratio < before.ratio * (1 - BAND * before.noise)

@@ -13,13 +13,15 @@ Direction = Literal["<=", ">="]
 @dataclass(frozen=True, slots=True)
 class Figure:
     """`ratio` is this server's value over the other one's. `limit` bounds it, or, where `absolute`, the value itself;
-    without one the figure is there to be looked at. `better` says which way is better."""
+    without one the figure is there to be looked at. `better` says which way is better; one that is not `judged` is a
+    share of the answer, which grows when the rest of the answer shrinks."""
 
     meaning: str
     unit: str
     better: Direction
     limit: float | None = None
     absolute: bool = False
+    judged: bool = True
 
 
 FIGURES: Mapping[str, Figure] = {
@@ -50,10 +52,14 @@ FIGURES: Mapping[str, Figure] = {
         3,
         absolute=True,
     ),
-    "part_reason": Figure("vLLM alone streaming the reasoning, over the whole answer here", "ms", "<="),
-    "part_concentrate": Figure("vLLM alone reading to the vector, over the whole answer here", "ms", "<="),
-    "part_encode": Figure("the runtime alone encoding, over the whole answer here", "ms", "<="),
-    "part_decode": Figure("the runtime alone decoding, over the whole answer here", "ms", "<="),
+    "part_reason": Figure(
+        "vLLM alone streaming the reasoning, over the whole answer here", "ms", "<=", judged=False
+    ),
+    "part_concentrate": Figure(
+        "vLLM alone reading to the vector, over the whole answer here", "ms", "<=", judged=False
+    ),
+    "part_encode": Figure("the runtime alone encoding, over the whole answer here", "ms", "<=", judged=False),
+    "part_decode": Figure("the runtime alone decoding, over the whole answer here", "ms", "<=", judged=False),
 }
 
 
