@@ -22,6 +22,8 @@ from server.schemas import (
     HiddenInfo,
     ImageSource,
     MaskInfo,
+    ModelInfo,
+    ModelList,
     Problem,
     SegmentBody,
     SegmentOptions,
@@ -136,7 +138,9 @@ class SegmentClient:
                 async with aclosing(read_events(answer.aiter_lines())) as events:
                     async for event in events:
                         if isinstance(event, ErrorEvent):
-                            raise _failed(event.problem)
+                            failed = _failed(event.problem)
+                            failed.retry_after = event.retry_after
+                            raise failed
                         yield event
                         if event.type == "done":
                             return
@@ -160,6 +164,10 @@ class SegmentClient:
     async def delete(self, id: str) -> None:
         """Have an uploaded image forgotten."""
         await self._send("DELETE", f"/v1/images/{id}")
+
+    async def models(self) -> list[ModelInfo]:
+        """What is served; there is one model."""
+        return self._read(ModelList, await self._send("GET", "/v1/models")).data
 
     async def ready(self) -> bool:
         """Whether the server could serve now. Raises `ServerAway` only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -140,9 +141,7 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
         entry=question.entry or question.picture,
         confidence=answer.confidence,
         source=answer.source,
-        instances=Query(
-            _encode(truths), tuple(codes) if question.ignored is None else _encode(masks), tuple(scores)
-        ),
+        instances=_instances(question, truths, masks, codes, scores),
         boundary=boundary_overlap(fused, truth) if truths else None,
         box_iou=_box_iou(question, fused, truth),
         occluded=_occluded(question),
@@ -152,7 +151,26 @@ def score(question: Question, answer: Answer, latency_ms: float | None) -> Outco
 
 
 def _named(question: Question, reasoning: str) -> bool | None:
-    return all(name.lower() in reasoning.lower() for name in question.names) if question.names else None
+    """Whether every name is there as words of its own: "cat" is not in "located"."""
+    found = (
+        re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reasoning, re.IGNORECASE) for name in question.names
+    )
+    return all(found) if question.names else None
+
+
+def _instances(
+    question: Question,
+    truths: Sequence[Mask],
+    masks: Sequence[Mask],
+    codes: Sequence[Rle],
+    scores: Sequence[float],
+) -> Query:
+    """What AP compares. A mask of which nothing is left but what is ignored is no false positive, as COCO has it."""
+    if question.ignored is None:
+        return Query(_encode(truths), tuple(codes), tuple(scores))
+    found = zip(masks, codes, scores, strict=True)
+    left = [(mask, score) for mask, code, score in found if mask.any() or not decode(code).any()]
+    return Query(_encode(truths), _encode([mask for mask, _ in left]), tuple(score for _, score in left))
 
 
 def failure(question: Question, error: str) -> Outcome:

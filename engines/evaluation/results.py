@@ -15,7 +15,7 @@ from engines.evaluation.outcomes import Answer
 from engines.evaluation.questions import Fault, FaultyData, Question
 from engines.events import DecisionSource, MaskType, Rle
 
-VERSION = 2
+VERSION = 3
 
 
 class Record(BaseModel):
@@ -63,6 +63,7 @@ class Run(BaseModel):
     split: str | None = None
     mask_type: str = "auto"
     url: str = ""
+    model: str = ""
     heatmaps: bool = False
 
 
@@ -115,6 +116,8 @@ class Results:
 def _read(path: Path, run: Run) -> Earlier:
     *lines, unfinished = path.read_bytes().split(b"\n") if path.exists() else [b""]
     faults = []
+    if not lines and not run.model_dump_json().encode().startswith(unfinished):
+        raise _no_results(path)
     if unfinished:
         fault = Fault("results_line", f"{path.name}:{len(lines) + 1}", "the last line was never finished")
         faults.append(fault)
@@ -127,13 +130,15 @@ def _read(path: Path, run: Run) -> Earlier:
     return Earlier(records, tuple(faults))
 
 
+def _no_results(path: Path) -> FaultyData:
+    return FaultyData(Fault("results_line", f"{path.name}:1", "the file does not begin as results do"))
+
+
 def _check_run(path: Path, head: bytes, run: Run) -> None:
     try:
         found = Run.model_validate_json(head)
     except ValidationError as error:
-        raise FaultyData(
-            Fault("results_line", f"{path.name}:1", "the file does not begin as results do")
-        ) from error
+        raise _no_results(path) from error
     if found != run:
         message = f"the results are of {found.model_dump(exclude={'version'})}, not of this run"
         raise FaultyData(Fault("results_line", f"{path.name}:1", message))

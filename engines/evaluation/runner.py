@@ -170,8 +170,9 @@ async def read_ahead(dataset: DataSet, at_once: int = READERS) -> AsyncGenerator
 
 
 async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Record:
-    """Ask one question, again with growing pauses where that may help; a failure is a record too.
+    """Ask one question, again with growing pauses where that may help, or as late as the server says.
 
+    A failure is a record, too.
     The latency is that of the attempt that was answered: pauses do not count.
     """
     for attempt in range(retries + 1):
@@ -182,7 +183,7 @@ async def ask_one(question: Question, segment: Segment, retries: int = 0) -> Rec
             if not error.again or attempt == retries:
                 return Record.of(question, None, None, str(error))
             pause = FIRST_WAIT * 2**attempt * random.uniform(0.5, 1)
-            await asyncio.sleep(min(LONGEST_WAIT, max(error.wait, pause)))
+            await asyncio.sleep(max(error.wait, min(LONGEST_WAIT, pause)))
         else:
             return Record.of(question, answer, (time.perf_counter() - started) * 1000, None)
     raise AssertionError("the last attempt returns")

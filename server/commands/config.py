@@ -121,8 +121,10 @@ def _toml(value: object) -> str:
         return json.dumps(MASK)
     if isinstance(value, bool | int | float):
         return json.dumps(value)
-    if isinstance(value, frozenset | tuple | list):
-        return json.dumps([_without_password(str(one)) for one in sorted(value)], ensure_ascii=False)
+    if isinstance(value, frozenset):
+        return _toml(sorted(value))
+    if isinstance(value, tuple | list):
+        return json.dumps([_without_password(str(one)) for one in value], ensure_ascii=False)
     return json.dumps(_without_password(str(value)), ensure_ascii=False)
 
 

@@ -92,6 +92,8 @@ def evaluate(
     scenes = DEMO_SCENES if limit is None else limit
     run = Run(dataset=f"demo:{seed}:{queries_per_scene}" if dataset == "demo" else dataset, split=split)
     run = run.model_copy(update={"mask_type": mask_type, "url": url.rstrip("/"), "heatmaps": heatmaps})
+    if heatmaps and mask_type == "both":
+        raise typer.BadParameter("--heatmaps: with --mask-type both one heatmap shows both masks")
     try:
         tables = _tables(published or [], report)
         questions = (
@@ -101,6 +103,8 @@ def evaluate(
         )
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
+        if results:
+            run = run.model_copy(update={"model": asyncio.run(_served(url, key))})
         with closing(Results(results, run, strict=strict)) if results else nullcontext() as kept:
             ran = asyncio.run(ask_all(questions, client, plan, mask_type, kept, heatmaps))
     except InvalidInput as error:
@@ -126,6 +130,12 @@ def evaluate(
         typer.echo("r2sm: no query could be asked", err=True)
     if summary.failed or not summary.queries:
         raise typer.Exit(1)
+
+
+async def _served(url: str, key: str | None) -> str:
+    """The served model's name: what one has answered is no result of another."""
+    async with SegmentClient(url, retries=NEVER, key=key) as client:
+        return ", ".join(model.id for model in await client.models())
 
 
 def _open(layout: Layout, data: Path | None, split: str | None, fields: Path | None) -> DataSet:

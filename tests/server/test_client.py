@@ -17,6 +17,8 @@ import server.commands.segment
 from engines.vision import masks
 from server.cli import app
 from server.client import SegmentClient, SegmentFailed, ServerAway
+from server.errors import OVERLOADED, problem
+from server.events import ErrorEvent
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import DecisionInfo, HiddenInfo, ImageInfo, MaskInfo, SegmentResponse, UsageInfo
@@ -67,6 +69,18 @@ async def test_nobody_there_is_said_so(url: str) -> None:
 def test_what_is_not_the_url_of_a_server_is_said_so_at_once(url: str) -> None:
     with pytest.raises(ServerAway, match=r"is not (a|an http:// or https://) URL"):
         SegmentClient(url)
+
+
+async def test_a_stream_that_is_refused_says_when_to_come_back() -> None:
+    refused = problem(OVERLOADED, "80 requests are here already")
+    event = ErrorEvent(id="a", seq=1, ms=1.0, problem=refused, retry_after=7.0)
+    text = f"event: error\ndata: {event.model_dump_json()}\n\n"
+    stream = httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
+    async with SegmentClient("http://x", httpx.MockTransport(lambda _: stream)) as client:
+        with pytest.raises(SegmentFailed, match="already") as caught:
+            async for _ in client.stream(photo(), "mug"):
+                pass
+    assert (caught.value.status, caught.value.retry_after) == (503, 7.0)
 
 
 async def test_another_server_is_recognised() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Sequence
@@ -131,7 +132,8 @@ class RefCocoTable:
                 opened = parse_picture(field(field(row, "image", picture), "bytes", picture), picture)
         except FaultyData as error:
             return Reading(faults=(error.fault,))
-        return _reading(picture, sentences, entry, opened, picture, "")
+        shown = hashlib.sha256(opened.data).hexdigest()[:32]  # many rows are about one picture
+        return _reading(picture, sentences, entry, opened, shown, "", picture)
 
 
 def _by_id(content: Any, name: str) -> dict[str, Entry]:
@@ -156,7 +158,13 @@ def _table(path: Path) -> list[dict[str, Any]]:
 
 
 def _reading(
-    where: str, sentences: Sequence[Any], entry: Any, opened: Picture, picture: str, name: str
+    where: str,
+    sentences: Sequence[Any],
+    entry: Any,
+    opened: Picture,
+    picture: str,
+    name: str,
+    entry_name: str = "",
 ) -> Reading:
     try:
         mask = to_mask(field(entry, "segmentation", where), opened.shape)
@@ -173,7 +181,7 @@ def _reading(
         except FaultyData as error:
             faults.append(error.fault)
         else:
-            questions.append(_question(label, words, mask, box, opened, picture, name))
+            questions.append(_question(label, words, mask, box, opened, picture, name, entry_name))
     return Reading(tuple(questions), tuple(faults))
 
 
@@ -186,7 +194,14 @@ def _box(value: Any, where: str) -> Box:
 
 
 def _question(
-    label: str, sentence: str, mask: Mask, box: Box | None, opened: Picture, picture: str, name: str
+    label: str,
+    sentence: str,
+    mask: Mask,
+    box: Box | None,
+    opened: Picture,
+    picture: str,
+    name: str,
+    entry_name: str,
 ) -> Question:
     return Question(
         label=label,
@@ -198,6 +213,7 @@ def _question(
         names=(name,) if name else (),
         form="reference",
         picture=picture,
+        entry=entry_name,
         box=box,
     )
 

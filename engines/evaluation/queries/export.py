@@ -56,6 +56,8 @@ class Part(BaseModel):
     image: dict[str, int | str]
     annotations: list[Annotation]
     queries: list[dict[str, int | str]]
+    short: bool = False
+    """Not all queries that were wanted came: it is asked for again, and the last part counts."""
 
 
 class Export:
@@ -82,11 +84,12 @@ class Export:
     @property
     def known(self) -> set[str]:
         """The pictures that have their queries."""
-        return {part.picture for part in self._parts}
+        return {part.picture for part in self._parts if not part.short}
 
     def add(self, scene: AnnotatedPicture, asked: Asked) -> None:
         """One picture with its queries."""
-        number = len(self._parts) + 1
+        before = [part.image["id"] for part in self._parts if part.picture == scene.name]
+        number = int(before[0]) if before else len(self._parts) + 1
         name = f"{number:06}{Path(scene.file_name).suffix or '.jpg'}"
         (self._folder / "images" / name).write_bytes(scene.picture.data)
         height, width = scene.picture.shape
@@ -103,6 +106,7 @@ class Export:
                 }
                 for draft in asked.drafts
             ],
+            short=any(asked.missing.values()) or bool(asked.uncovered),
         )
         self.log({"picture": scene.name, "image_id": number, **asdict(asked)})
         self._append(PARTS, part.model_dump_json())
@@ -116,16 +120,17 @@ class Export:
         """Write the annotations and the queries of all parts, each file in one piece."""
         classes: dict[str, int] = {}
         annotations = []
-        for annotation in (one for part in self._parts for one in part.annotations):
+        parts = list({part.picture: part for part in self._parts}.values())
+        for annotation in (one for part in parts for one in part.annotations):
             category = classes.setdefault(annotation["class"], len(classes) + 1)
             annotations.append({**annotation, "category_id": category})
         content = {
-            "images": [part.image for part in self._parts],
+            "images": [part.image for part in parts],
             "annotations": annotations,
             "categories": [{"id": number, "name": name} for name, number in classes.items()],
         }
         self._replace("annotations.json", json.dumps(content))
-        queries = [query for part in self._parts for query in part.queries]
+        queries = [query for part in parts for query in part.queries]
         self._replace("queries.json", json.dumps(queries, indent=1, ensure_ascii=False))
 
     def _append(self, name: str, line: str) -> None:

@@ -54,7 +54,7 @@ async def generate(scene: AnnotatedPicture, chat: ChatEndpoint, attempts: int = 
         if not uncovered and not any(missing.values()):
             break
         words = further_words(
-            found.dropped, missing["modal"], max(missing["amodal"], bool(uncovered)), uncovered
+            found.dropped, missing["modal"], max(missing["amodal"], int(bool(uncovered))), uncovered
         )
         turns += [Turn("assistant", text), Turn("user", words)]
     chosen = tuple(_choose(drafts, "modal") + _choose(drafts, "amodal"))

@@ -186,10 +186,14 @@ def test_refcoco_tables_of_both_kinds(tmp_path: Path) -> None:
     }
     other |= {"raw_anns": json.dumps({"segmentation": [layouts.LEFT], "bbox": [0, 0, 4, 6]})}
     parquet.write_table(arrow.Table.from_pylist([other]), tmp_path / "data/testA-00000-of-00001.parquet")
-    for split, prompt in (("val", "left cup"), ("testA", "a cup")):
+    pictures = set[str]()
+    for split, prompt, row_id in (("val", "left cup", "9"), ("testA", "a cup", "4")):
         question = only("refcoco-table", tmp_path, split)
+        assert question.entry == row_id
+        pictures.add(question.picture)
         assert (question.prompt, question.box) == (prompt, (0.0, 0.0, 4.0, 6.0))
         assert np.array_equal(question.truths[0], left())
+    assert len(pictures) == 1, "the same bytes are the same picture, whichever row brings them"
 
 
 def test_reasonseg_paints_as_its_authors_do(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from engines.errors import InvalidInput
 from engines.evaluation.outcomes import Answer, Outcome, QueryFailed, failure, score
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 from engines.evaluation.report import as_table, summarise
-from engines.evaluation.runner import Plan, evaluate
-from engines.events import MaskType
+from engines.evaluation.runner import Plan, ask_one, evaluate
+from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 
 SHAPE = (6, 8)
@@ -236,6 +237,42 @@ async def test_a_busy_server_is_asked_again(
 
     ran = await evaluate(Halves(), segment, Plan(retries=2, limit=1))
     assert (asked, ran.outcomes[0].error) == (attempts, "busy")
+
+
+async def test_what_the_server_says_of_when_to_come_back_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def segment(_: Question) -> Answer:
+        raise QueryFailed("busy", again=True, wait=600.0)
+
+    monkeypatch.setattr("engines.evaluation.runner.asyncio.sleep", sleep)
+    record = await ask_one(Halves().read("1").questions[0], segment, retries=2)
+    assert (record.error, waits) == ("busy", [600.0, 600.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "reasoning", "named"),
+    [
+        ("cat", "The cat is at the left.", True),
+        ("cat", "The box is located at the left.", False),
+        ("man", "A woman stands there.", False),
+        ("St. Bernard", "It is a st. bernard.", True),
+    ],
+)
+def test_a_name_counts_as_words_of_its_own(name: str, reasoning: str, named: bool) -> None:
+    asked = replace(question(), names=(name,))
+    assert score(asked, Answer("modal", reasoning, {}), 1.0).named is named
+
+
+def test_a_mask_on_what_is_ignored_alone_is_no_false_positive() -> None:
+    here, elsewhere = half(True), half(False)
+    asked = replace(question(), truths=(here,), ignored=elsewhere)
+    masks: dict[MaskType, list[Rle]] = {"modal": [encode(elsewhere).rle, encode(here).rle]}
+    found = score(asked, Answer("modal", "", masks, {}, {"modal": [0.9, 0.8]}), 1.0)
+    assert summarise([found]).instances.ap == pytest.approx(1.0)
 
 
 async def test_perfect_empty_and_shifted_predictors_get_what_they_must() -> None:

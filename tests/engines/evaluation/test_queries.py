@@ -164,6 +164,23 @@ def test_the_command_writes_a_data_set_and_tells_what_came_short(
     assert "5 modal queries too few; 5 amodal queries too few; no amodal query means instance 2" in bad.stderr
 
 
+def test_a_picture_that_came_short_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = layouts.cocoa_published(tmp_path / "in"), tmp_path / "out"
+    chat = ScriptedChat("no", "no", "no", full())
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: chat.endpoint())
+    run = ["queries", str(data), "--out", str(out)]
+    assert CliRunner().invoke(app, run).exit_code == 1
+    assert json.loads((out / "queries.json").read_text()) == []
+    assert CliRunner().invoke(app, run).exit_code == 0
+    assert len(json.loads((out / "queries.json").read_text())) == 10
+    assert len(json.loads((out / "annotations.json").read_text())["images"]) == 1
+    assert len(list((out / "images").iterdir())) == 1
+    words = [turn["content"] for turn in chat.told[2]["messages"] if isinstance(turn["content"], str)]
+    assert not any("True" in each for each in words), "how many are wanted is a number"
+
+
 def test_a_run_that_breaks_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = layouts.cocoa_published(tmp_path / "in"), tmp_path / "out"
     monkeypatch.setattr(command, "ChatEndpoint", lambda *_: ScriptedChat(full()).endpoint())

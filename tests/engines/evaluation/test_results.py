@@ -102,11 +102,24 @@ async def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
 async def test_results_of_another_run_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     await run(path, Server(), limit=1)
-    with pytest.raises(FaultyData, match="not of this run"):
-        Results(path, Run(dataset="halves", split="val"))
-    path.write_text('{"some": "other file"}\n')
+    for other in (Run(dataset="halves", split="val"), Run(dataset="halves", model="another")):
+        with pytest.raises(FaultyData, match="not of this run"):
+            Results(path, other)
+
+
+@pytest.mark.parametrize("content", ['{"some": "other file"}\n', '{"without": "an end of line"}', "\n"])
+async def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(content)
     with pytest.raises(FaultyData, match="does not begin as results do"):
         Results(path, RUN)
+    assert path.read_text() == content
+
+
+async def test_a_run_whose_first_line_was_never_finished_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(RUN.model_dump_json()[:20])
+    assert len((await run(path, Server())).outcomes) == 6
 
 
 async def test_an_answer_to_another_question_is_not_taken(tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def test_what_is_in_force_is_toml_without_secrets(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
-    settings = read_settings(port=7, image_url_hosts=["b.example", "a.example"])
+    flags = ("--quantization", "fp8", "--enforce-eager")
+    settings = read_settings(port=7, image_url_hosts=["b.example", "a.example"], vllm={"flags": flags})
     path = tmp_path / "r2sm.toml"
     path.write_text(as_toml(settings))
     assert read_settings(config=path) == settings.model_copy(update={"config": path})

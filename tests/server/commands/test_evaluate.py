@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SET = DemoSet(20_260_001, 6)
 DECISION = {"mask_type": "amodal", "confidence": 0.9, "source": "model"}
+MODEL = {"id": "tiny", "grounder": "coprs", "mask_types": ["modal"], "reasoning_tokens": {}, "vision": {}}
 RESPONSE: dict[str, object] = {
     "id": "1",
     "model": "tiny",
@@ -115,6 +116,8 @@ def talking_to(respond: Callable[[httpx.Request], httpx.Response], monkeypatch: 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/readyz":
             return httpx.Response(200, json={"status": "ready"})
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"object": "list", "data": [MODEL]})
         return respond(request)
 
     transport = httpx.MockTransport(answer)
@@ -172,6 +175,7 @@ def test_a_refusal_is_asked_again_as_often_as_told_after_the_time_it_names(
         (["--published", "rows.toml"], 2, "which is not asked for"),
         (["--published", "rows.toml", "--report", "."], 2, "rows.toml: [Errno 2]"),
         (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
+        (["--heatmaps", "--mask-type", "both"], 2, "one heatmap shows both masks"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(
