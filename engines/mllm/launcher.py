@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Literal, Self
 
@@ -39,6 +40,8 @@ GRACE_SECONDS = 10.0
 """How long vLLM may take to end by itself before it is killed."""
 FIRST_PAUSE, LONGEST_PAUSE, STABLE_SECONDS = 1.0, 60.0, 120.0
 POLL_SECONDS = 0.25
+SOCKETS = "VLLM_RPC_BASE_PATH"
+"""The variable that tells vLLM where to make the sockets between its processes, which it does not take away."""
 WARM_UP_SECONDS = 180.0
 COMPILED = {
     True: "a compiled model: its first start takes longer",
@@ -124,10 +127,15 @@ class VllmServer:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _run_once(self) -> str:
-        """Run the server until it ends; returns why."""
+        """Run the server until it ends; returns why. The sockets that it leaves behind go with their folder."""
+        with TemporaryDirectory(prefix="r2sm-vllm-", ignore_cleanup_errors=True) as sockets:
+            environment = {SOCKETS: sockets, **self._command.environment}
+            return await self._run(Command(self._command.arguments, environment))
+
+    async def _run(self, command: Command) -> str:
         self._enter("loading")
         output = ServerLog(self.role, self._log_file)
-        process, printed = await _spawn(self._command)
+        process, printed = await _spawn(command)
         ended = asyncio.create_task(_end_of(process))
         forwarded = asyncio.create_task(output.follow(printed))
         ready = asyncio.create_task(self._become_ready())

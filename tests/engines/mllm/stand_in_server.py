@@ -53,7 +53,9 @@ def grandchild(mode: str) -> int:
 def main(port: int, pid_file: Path, mode: str) -> int:
     pids = [os.getpid(), grandchild(mode)]
     pid_file.write_text("\n".join(map(str, pids)))
+    Path(os.environ["VLLM_RPC_BASE_PATH"], "left behind").touch()
     print("WARNING a long line", "x" * 200_000, flush=True)
+    print("sockets in", os.environ["VLLM_RPC_BASE_PATH"], flush=True)
     if mode == "crash":
         print("no room for the model", flush=True)
         return 3
