@@ -45,6 +45,11 @@ def capacity(
             stages.write_text(times.model_dump_json(indent=2) + "\n", encoding="utf-8")
         else:
             times = StageTimes.model_validate_json(stages.read_bytes())
+        if objects > 1 and not (times.concentrate_object_ms or times.decode_object_ms):
+            typer.echo(
+                f"r2sm: {stages} does not say what further objects cost, as --measure asks for one: here they are free",
+                err=True,
+            )
         if rate is not None:
             gpus = {"gateway": gateway_gpus, "reason": reason_gpus, "concentrate": concentrate_gpus}
             goal = Goal(rate, slo, utilisation=utilisation)

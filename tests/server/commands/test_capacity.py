@@ -33,6 +33,14 @@ def test_a_plan_is_printed_with_its_headroom(stages: Path) -> None:
     assert "R2SM_MAX_IN_FLIGHT" in result.output
 
 
+def test_objects_whose_cost_nobody_measured_are_not_passed_over(stages: Path) -> None:
+    asked = ["capacity", "--rate", "1", "--objects", "4", "--stages", str(stages)]
+    assert "further objects" not in CliRunner().invoke(app, asked).stderr
+    free = TIMES.model_copy(update={"concentrate_object_ms": 0.0, "decode_object_ms": 0.0})
+    stages.write_text(free.model_dump_json())
+    assert "does not say what further objects cost" in CliRunner().invoke(app, asked).stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
