@@ -21,7 +21,10 @@ from engines.evaluation.datasets.masks import BadMask, to_mask
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
 FIELDS_FILE = "fields.json"
-NAMED = re.compile(r"instance\s+id\s+is\s+(\d+)(?:\s*,\s*class\s+name\s+is\s+([^;,.\n]+))?", re.IGNORECASE)
+NEXT = r"[;\n]|[,.]?\s*(?:and\s+)?instance\s+id\s+is"
+NAMED = re.compile(
+    rf"instance\s+id\s+is\s+(\d+)(?:\s*,\s*class\s+name\s+is\s+((?:(?!{NEXT}).)+))?", re.IGNORECASE
+)
 NOTHING = re.compile(r"\s*(no|none|no (such )?(object|instance)s?)?\s*\.?\s*", re.IGNORECASE)
 
 
@@ -68,7 +71,8 @@ class R2smFields(BaseModel):
 def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
     """The instances that an answer names, with the class name if it gives one; none for "no object" or [].
 
-    An answer is a list of ids, or text: ``instance id is 3, class name is cup; instance id is …``.
+    An answer is a list of ids, or text: ``instance id is 3, class name is cup; instance id is …``. A name goes up to
+    the next instance, since names of classes are free text; `calls` tells whether it is one.
 
     Raises:
         ValueError: it is neither.
@@ -79,6 +83,11 @@ def parse_answer(answer: Any) -> list[tuple[int, str | None]]:
     if not found and not NOTHING.fullmatch(str(answer)):
         raise ValueError(f"the answer {answer!r} names no instance and does not say that there is none")
     return found
+
+
+def calls(said: str, name: str) -> bool:
+    """Whether what an answer says of an instance's class begins with that class's name."""
+    return re.match(rf"{re.escape(name)}(?!\w)", said, re.IGNORECASE) is not None
 
 
 class R2sm:
@@ -199,7 +208,7 @@ def _target(scene: AnnotatedPicture, number: int, name: str | None, where: str) 
     if target is None:
         message = f"the answer names instance {number}, which is not there or has no mask"
         raise FaultyData(Fault("dangling_instance", where, message))
-    if name is not None and name.lower() != target.name.lower():
+    if name is not None and not calls(name, target.name):
         message = f"the answer calls instance {number} {name!r}, it is {target.name!r}"
         raise FaultyData(Fault("wrong_class", where, message))
     return target

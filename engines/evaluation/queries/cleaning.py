@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.evaluation.datasets.annotated import AnnotatedPicture, Instance
-from engines.evaluation.datasets.r2sm import parse_answer
+from engines.evaluation.datasets.r2sm import calls, parse_answer
 from engines.evaluation.metrics.decisions import TYPES
 from engines.events import MaskType
 
@@ -89,7 +89,7 @@ def _with_targets(query: str, answer: Any, mask_type: MaskType, scene: Annotated
     for number, name in named:
         if number not in by_id:
             return f"{query!r} means instance {number}, which is not there"
-        if name is not None and name.lower() != by_id[number].name.lower():
+        if name is not None and not calls(name, by_id[number].name):
             return f"{query!r} calls instance {number} {name!r}, it is {by_id[number].name!r}"
     targets = tuple(dict.fromkeys(number for number, _ in named))
     if mask_type == "modal" and not all(by_id[number].modal.any() for number in targets):

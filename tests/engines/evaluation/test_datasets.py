@@ -15,6 +15,7 @@ import pytest
 from engines.evaluation.datasets import Layout, open_dataset, recognise
 from engines.evaluation.datasets.check import as_text, take_stock
 from engines.evaluation.datasets.cocoa import Cocoa
+from engines.evaluation.datasets.r2sm import calls, parse_answer
 from engines.evaluation.questions import FaultyData, Question
 from tests.engines.evaluation import layouts
 from tests.engines.evaluation.layouts import left, query
@@ -81,6 +82,36 @@ def test_r2sm_splits_are_folders_and_fields_have_other_names(tmp_path: Path) -> 
     layouts.write_json(folder / "fields.json", {"query_txt": "question"})
     with pytest.raises(FaultyData, match="query_txt"):
         open_dataset("r2sm", tmp_path, "d2sa")
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ("instance id is 3, class name is cup", [(3, "cup")]),
+        ("Instance id is 3, class name is cup.", [(3, "cup")]),
+        ("instance id is 3, class name is man, sitting; instance id is 4", [(3, "man, sitting"), (4, "")]),
+        (
+            "instance id is 3, class name is St. Bernard\ninstance id is 4, class name is cup",
+            [(3, "St. Bernard"), (4, "cup")],
+        ),
+        (
+            "instance id is 3, class name is cup, instance id is 4, class name is box",
+            [(3, "cup"), (4, "box")],
+        ),
+        (
+            "instance id is 3, class name is cup and instance id is 4, class name is box",
+            [(3, "cup"), (4, "box")],
+        ),
+        ("instance id is 3, class name is cup. It is red.", [(3, "cup")]),
+        ([3, "4"], [(3, ""), (4, "")]),
+    ],
+)
+def test_an_answer_names_instances_and_their_classes(answer: Any, named: list[tuple[int, str]]) -> None:
+    found = parse_answer(answer)
+    assert [number for number, _ in found] == [number for number, _ in named]
+    for (_, said), (_, name) in zip(found, named, strict=True):
+        assert calls(said or "", name) if name else said is None
+        assert not calls(said or "", "cu")
 
 
 @pytest.mark.parametrize(
