@@ -74,6 +74,14 @@ def _hidden_adjective(subject: Subject) -> bool:
     return subject.hidden and _takes_adjective(subject)
 
 
+def _hidden_clause(subject: Subject) -> bool:
+    return subject.hidden and not subject.phrase.counted
+
+
+def _clear_clause(subject: Subject) -> bool:
+    return subject.clear and not subject.phrase.counted
+
+
 def _clear_adjective(subject: Subject) -> bool:
     return subject.clear and _takes_adjective(subject)
 
@@ -92,7 +100,7 @@ _AMODAL = (
 )
 _HIDDEN = (
     Carrier("adjective", "amodal_state_pre", 14, _hidden_adjective),
-    Carrier("clause", "amodal_state_post", 14, _is_hidden),
+    Carrier("clause", "amodal_state_post", 14, _hidden_clause),
     Carrier("after", "amodal_state_sentence", 5, _is_hidden),
     Carrier("before", "amodal_state_sentence", 5, _is_hidden),
 )
@@ -108,7 +116,7 @@ _MODAL = (
 )
 _CLEAR = (
     Carrier("adjective", "modal_clear_pre", 4, _clear_adjective),
-    Carrier("clause", "modal_clear_post", 4, lambda subject: subject.clear),
+    Carrier("clause", "modal_clear_post", 4, _clear_clause),
 )
 _TRAP = 0.18  # share of the marked modal prompts that also call a hidden thing hidden
 

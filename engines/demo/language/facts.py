@@ -63,6 +63,7 @@ class Thing:
     square: str  # where it is seen, on an 8x8 grid as in a spreadsheet: "a1" is top left, "h1" top right
     hidden: float
     coverers: tuple[tuple[int, float], ...]  # (index, share of this thing that it covers), the greatest first
+    beneath: frozenset[int]  # what stands before any of this thing, be it a hair or itself covered there
     askable: bool  # shows enough of itself, and what covers it is known
 
     @property
@@ -121,6 +122,11 @@ def _thing(scene: Scene, index: int) -> Thing:
         square=_square(*item.seen_centre),
         hidden=item.hidden,
         coverers=tuple(sorted(coverers, key=lambda pair: (-pair[1], pair[0]))),
+        beneath=frozenset(
+            index + ahead
+            for ahead, other in enumerate(scene.objects[index:])
+            if ahead and bool((item.amodal & other.amodal).any())
+        ),
         askable=_shows(area, visible, height * width) and (bool(coverers) or item.hidden < COVERED),
     )
 

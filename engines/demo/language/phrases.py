@@ -16,12 +16,12 @@ from engines.demo.language.references import (
     Placed,
     Ranked,
     Related,
-    Relation,
     Several,
     Side,
     Useful,
     along,
     ordered,
+    rivalled,
 )
 from engines.demo.language.sought import RANKS
 from engines.demo.language.templates import Grammar
@@ -42,6 +42,7 @@ class NounPhrase:
     plural: bool = False
     lead: str = ""
     bare: bool = False  # takes no adjective: "something to read"
+    counted: bool = False  # takes no clause: of "the second mug that nothing covers" the first may be covered
     parts: tuple[NounPhrase, ...] = ()  # joined by "and"; head, det and post are empty then
 
     def text(self, adjective: str = "", clause: str = "") -> str:
@@ -76,7 +77,9 @@ def word(description: Description, facts: Facts, rng: random.Random) -> NounPhra
         case Placed(group, cell):
             return NounPhrase(noun_of(group, rng), post=_place(f"cell_{cell.replace(' ', '_')}", rng))
         case Related(group, relation, anchor):
-            return _related(group, relation, _single(anchor.group, rng), rng)
+            nearest = relation == "next to" and rivalled(group, anchor, facts)
+            words = "nearest_to" if nearest else relation.replace(" ", "_")
+            return _related(group, words, _single(anchor.group, rng), rng)
         case Useful(purpose, kinds, _):
             entry = next(p for p in lexicon().purposes if p.name == purpose)
             count = len(Group(kinds).members(facts))
@@ -125,7 +128,7 @@ def _ranked(group: Group, side: Side, rank: int, facts: Facts, rng: random.Rando
     noun = noun_of(group, rng)
     if rank or rng.random() < 0.1:
         counted = places().expand("counted", rng, {"side": side})
-        return NounPhrase(f"{RANKS[rank]} {noun}", post=counted)
+        return NounPhrase(f"{RANKS[rank]} {noun}", post=counted, counted=rank > 0)
     first, second = (along(t, side) for t in ordered(group.members(facts), side)[:2])
     if first < 0.42 and second > 0.52 and rng.random() < 0.6:
         return NounPhrase(noun, post=_place(f"on_{side}", rng))
@@ -138,8 +141,8 @@ def _place(rule: str, rng: random.Random) -> str:
     return places().expand(rule, rng, {})
 
 
-def _related(group: Group, relation: Relation, anchor: NounPhrase, rng: random.Random) -> NounPhrase:
-    rule, values = relation.replace(" ", "_"), {"anchor": anchor.text()}
+def _related(group: Group, rule: str, anchor: NounPhrase, rng: random.Random) -> NounPhrase:
+    values = {"anchor": anchor.text()}
     if group == Group() and rng.random() < 0.35:
         return NounPhrase("", det="", post=places().expand(f"what_{rule}", rng, values), bare=True)
     return NounPhrase(noun_of(group, rng), post=places().expand(f"rel_{rule}", rng, values))

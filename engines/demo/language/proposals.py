@@ -35,7 +35,7 @@ _FRUIT = ("apple", "banana")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a prompt asks for: `targets` index the scene's objects, left to right."""
+    """What a prompt asks for: `targets` index the scene's objects, in reading order."""
 
     form: Form
     description: Description

@@ -25,7 +25,7 @@ CLEAR = 0.005  # up to this one, fully visible
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A prompt and its answer. `targets` index the scene's objects, left to right; empty: no such object."""
+    """A prompt and its answer. `targets` index the scene's objects, in reading order; empty: no such object."""
 
     prompt: str
     mask_type: MaskType

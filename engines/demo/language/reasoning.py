@@ -53,7 +53,7 @@ class Account:
 def account(
     description: Description, targets: tuple[Thing, ...], facts: Facts, mask_type: MaskType
 ) -> Account:
-    """The reasoning for a description that resolves to `targets` (left to right)."""
+    """The reasoning for a description that resolves to `targets` (in reading order)."""
     return Account(
         wanted=_wanted(mask_type, sought(description)),
         overview=overview(facts, _marks(description, targets, facts)),

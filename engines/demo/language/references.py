@@ -97,7 +97,7 @@ Description = One | Every | Several | Ranked | Placed | Related | Useful
 
 
 def resolve(description: Description, facts: Facts) -> tuple[int, ...] | None:
-    """Indices of the things meant, left to right; None where none, too many or no clear ones are meant.
+    """Indices of the things meant, in reading order; None where none, too many or no clear ones are meant.
 
     Every thing meant shows enough of itself to be asked for.
     """
@@ -199,17 +199,22 @@ def _strength(thing: Thing, relation: Relation, anchor: Thing) -> float:
 
 
 def _share(thing: Thing, coverer: Thing) -> float:
-    """Share of `thing` that `coverer` covers; a hair for one that covers it under something else."""
-    for index, share in thing.coverers:
-        if index == coverer.index:
-            return max(share, 1e-6)
-    return 0.0
+    """Share of `thing` that `coverer` covers; a hair where that is less than counts, or under something else."""
+    hair = 1e-6 if coverer.index in thing.beneath else 0.0
+    return max(dict(thing.coverers).get(coverer.index, 0.0), hair)
 
 
 def _aside(ahead: float, across: float) -> float:
     if ahead <= 0.02:
         return 0.0
     return 1.0 if ahead >= 0.1 and ahead >= 0.7 * abs(across) else 0.5
+
+
+def rivalled(group: Group, anchor: One, facts: Facts) -> bool:
+    """Whether several members are near the anchor, so that only the nearest can be asked for."""
+    [thing] = anchor.group.members(facts)
+    others = (t for t in group.members(facts) if t.index != thing.index)
+    return sum(_distance(t, thing) <= NEAR for t in others) > 1
 
 
 def _nearest(others: tuple[Thing, ...], anchor: Thing) -> tuple[Thing, ...]:

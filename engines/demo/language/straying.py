@@ -50,7 +50,8 @@ def stray(overview: str, rng: random.Random) -> tuple[str, str]:
 
 def _slipped(things: list[Listed], rng: random.Random) -> list[tuple[Listed, str]]:
     """The things with the squares that are written, in the order of these, but for those that come late."""
-    squares = [_beside(t.square, rng) if rng.random() < ASTRAY else t.square for t in things]
+    taken = {t.square for t in things}
+    squares = [_beside(t.square, taken, rng) if rng.random() < ASTRAY else t.square for t in things]
     told = sorted(zip(things, squares, strict=True), key=lambda pair: pair[1])
     for pair in [pair for pair in told if rng.random() < LATE]:
         place = told.index(pair)
@@ -58,11 +59,14 @@ def _slipped(things: list[Listed], rng: random.Random) -> list[tuple[Listed, str
     return told
 
 
-def _beside(square: str, rng: random.Random) -> str:
-    """One to the left or right, above or below; at the image's edge it may be the same."""
+def _beside(square: str, taken: set[str], rng: random.Random) -> str:
+    """One to the left or right, above or below; the same at the image's edge and where another thing is.
+
+    Who has written another thing's square should go on with that thing's name, so it teaches nothing about this one.
+    """
     right, down = rng.choice(_STEPS)
     beside = chr(ord(square[0]) + right) + chr(ord(square[1]) + down)
-    return beside if beside in SQUARES else square
+    return beside if beside in SQUARES and beside not in taken else square
 
 
 def _text(listed: list[tuple[Listed, str]]) -> str:

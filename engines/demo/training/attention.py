@@ -77,7 +77,7 @@ def _pad(parts: list[_Part]) -> _Bucket:
     for i, (rows, seen, mask) in enumerate(parts):
         queries[i, : rows.size], keys[i, : seen.size] = rows, seen
         allowed[i, 0, : rows.size, : seen.size] = mask
-    return _Bucket(torch.as_tensor(queries), torch.from_numpy(keys), torch.from_numpy(allowed))
+    return _Bucket(torch.as_tensor(queries), torch.as_tensor(keys), torch.as_tensor(allowed))
 
 
 def _inverse(buckets: list[_Bucket], rows: list[np.ndarray]) -> Tensor:

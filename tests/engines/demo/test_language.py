@@ -163,6 +163,15 @@ def test_a_thousand_queries_take_less_than_a_second() -> None:
     assert time.process_time() - begin < 1.0
 
 
+@pytest.mark.parametrize("mask_type", ["modal", "amodal"])
+def test_what_is_counted_has_no_clause_about_hiding(mask_type: MaskType) -> None:
+    """Of "the second mug from the left that nothing covers" the first might be covered."""
+    counted = Subject(
+        NounPhrase("second mug", post="from the left", counted=True), (), hidden=True, clear=True
+    )
+    assert not any(mark(counted, mask_type, random.Random(seed), BINDINGS).clause for seed in range(300))
+
+
 def test_absent_things_are_absent(asked: list[tuple[Scene, Query]]) -> None:
     for scene, query in asked:
         if query.targets:

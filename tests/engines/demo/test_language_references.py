@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.demo.language.facts import Facts, Thing
+from engines.demo.language.phrases import word
 from engines.demo.language.proposals import Form, Reference, propose
 from engines.demo.language.references import (
     MARGIN,
@@ -32,11 +33,17 @@ FORMS: tuple[Form, ...] = ("attribute", "position", "relation", "function", "plu
 
 
 def thing(
-    index: int, name: str, x: float, y: float, *covered: tuple[int, float], askable: bool = True
+    index: int,
+    name: str,
+    x: float,
+    y: float,
+    *covered: tuple[int, float],
+    askable: bool = True,
+    beneath: frozenset[int] = frozenset(),
 ) -> Thing:
     colour, kind = name.split()
     hidden = sum(share for _, share in covered)
-    return Thing(index, kind, colour, x, y, x, y, "a1", hidden, covered, askable)
+    return Thing(index, kind, colour, x, y, x, y, "a1", hidden, covered, beneath, askable)
 
 
 MUGS = Facts(
@@ -91,6 +98,29 @@ MUGS = Facts(
 )
 def test_descriptions_mean_what_they_say(description: One, targets: tuple[int, ...] | None) -> None:
     assert resolve(description, MUGS) == targets
+
+
+def test_what_stands_before_a_hair_of_it_may_be_meant_too() -> None:
+    box, mug = thing(1, "blue box", 0.4, 0.4), thing(0, "red mug", 0.3, 0.3, (1, 0.3))
+    behind = Related(Group(), "behind", One(Group(("box",))))
+    assert resolve(behind, Facts((mug, box))) == (0,)
+    hat = thing(2, "black hat", 0.5, 0.5, beneath=frozenset({1}))
+    assert resolve(behind, Facts((mug, box, hat))) is None
+
+
+def test_beside_is_said_only_where_nothing_else_is() -> None:
+    box, mug, far = (
+        thing(0, "blue box", 0.2, 0.5),
+        thing(1, "red mug", 0.3, 0.5),
+        thing(2, "black hat", 0.9, 0.5),
+    )
+    near = thing(2, "black hat", 0.4, 0.5)
+    beside = Related(Group(), "next to", One(Group(("box",))))
+    assert resolve(beside, Facts((box, mug, far))) == resolve(beside, Facts((box, mug, near))) == (1,)
+    alone = {word(beside, Facts((box, mug, far)), random.Random(seed)).text() for seed in range(60)}
+    rivalled = {word(beside, Facts((box, mug, near)), random.Random(seed)).text() for seed in range(60)}
+    assert any("beside" in words for words in alone)
+    assert all("closest to" in words or "nearest to" in words for words in rivalled)
 
 
 def test_more_than_three_targets_are_too_many() -> None:

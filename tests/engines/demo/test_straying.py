@@ -52,6 +52,13 @@ def test_a_slip_is_one_square_off_and_on_the_board(overview: str, seed: int) -> 
         assert sum(abs(ord(a) - ord(b)) for a, b in zip(square, true[words], strict=True)) <= 1
 
 
+@given(overviews, st.integers())
+def test_no_slip_lands_on_another_things_square(overview: str, seed: int) -> None:
+    true = {words: square for square, words in items(overview)}
+    for square, words in items(stray(overview, random.Random(seed))[0]):
+        assert square == true[words] or square not in true.values()
+
+
 def test_without_slips_both_are_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(straying, "ASTRAY", 0.0)
     monkeypatch.setattr(straying, "LATE", 0.0)
