@@ -52,10 +52,19 @@ def open_tokenizer(folder: Path) -> Tokenizer:
         scenes = (render_scene(seed, longest=160) for seed in range(TOKENIZER_SCENES))
         queries = (query for scene in scenes for query in ask(scene, rng, 12))
         sentences = [text for query in queries for text in (query.prompt, query.reasoning)]
-        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch = _scratch(path)
         train_tokenizer(sentences).save(str(scratch))
         os.replace(scratch, path)
     return Tokenizer.from_file(str(path))
+
+
+def _keep(source: Path, path: Path) -> None:
+    """Copy a file that another process may be reading, or writing just as well."""
+    os.replace(shutil.copyfile(source, _scratch(path)), path)
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_suffix(f".{os.getpid()}")
 
 
 def build_learner(tokenizer: Tokenizer) -> Learner:
@@ -99,7 +108,9 @@ def main() -> None:
     parser.add_argument("--stage", choices=tuple(STEPS), default="joint")
     parser.add_argument("--bundle", type=Path, help="begin with this bundle's weights, where --out has none")
     parser.add_argument("--minutes", type=float, required=True, help="how long this run trains")
-    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero in this run")
+    parser.add_argument(
+        "--decay", action="store_true", help="let the learning rate fall to a fiftieth in this run"
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--scenes", type=int, default=8, help="scenes a batch")
     parser.add_argument("--prompts", type=int, default=8, help="prompts a scene")
@@ -107,23 +118,24 @@ def main() -> None:
     parser.add_argument("--recitals", type=int, default=6, help="prompts a scene that are told, not shown")
     parser.add_argument("--workers", type=int, default=1, help="processes that render scenes ahead")
     options = parser.parse_args()
-    if options.scenes < 1:
-        parser.error("there is nothing to learn from: --scenes must be at least 1")
+    for name, least in (("scenes", 1), ("prompts", 1), ("drills", 0), ("recitals", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"there is nothing to learn from: --{name} must be at least {least}")
 
     options.out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     join_processes()
     torch.set_default_device(choose_device())
     torch.manual_seed(0)
-    if options.bundle and not (options.out / TOKENIZER).exists():
-        shutil.copyfile(options.bundle / "mllm" / TOKENIZER, options.out / TOKENIZER)
+    checkpoint = options.out / CHECKPOINT
+    if options.bundle and not checkpoint.exists():
+        _keep(options.bundle / "mllm" / TOKENIZER, options.out / TOKENIZER)
     tokenizer = open_tokenizer(options.out)
     learner = build_learner(tokenizer)
     if options.bundle:
         learner.start_from(options.bundle)
     rest(learner, options.stage)
     optimisers = make_optimisers(learner)
-    checkpoint = options.out / CHECKPOINT
     progress = Progress(options.stage)
     if checkpoint.exists():
         progress = restore(checkpoint, learner, optimisers, options.stage)

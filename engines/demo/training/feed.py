@@ -27,6 +27,8 @@ SURVEYED = 0.4
 """The share of scenes about which a survey is asked, too."""
 COMPARING: frozenset[Form] = frozenset({"plural", "relation"})
 """What recitals are about more often: it follows from the list of what there is, but needs several things of it."""
+SEEN = (" behind ", " in front of ")
+"""What only a picture can tell: recitals are never about it."""
 DRILLED: frozenset[Form] = frozenset({"position", "plural", "relation", "absent"})
 """What drills are about more often: it needs a look at several things, or at all."""
 Stage = Literal["heads", "sight", "towers", "joint", "words"]
@@ -95,9 +97,7 @@ class SceneFeed(IterableDataset[Batch]):
         pairs = zip(scenes, views, strict=True)
         packed = [self._pack(scene, view, packer, rng) for scene, view in pairs]
         recited = scenes if self._size.recitals else []
-        recitals = [
-            packer.recite(preferring(COMPARING, scene, self._size.recitals, rng)) for scene in recited
-        ]
+        recitals = [packer.recite(tellable(scene, self._size.recitals, rng)) for scene in recited]
         return Batch(views, samples, packed, recitals)
 
     def _pack(self, scene: Scene, view: View, packer: AnswerPacker, rng: random.Random) -> PackedScene:
@@ -110,7 +110,20 @@ class SceneFeed(IterableDataset[Batch]):
 
 def preferring(forms: frozenset[Form], scene: Scene, count: int, rng: random.Random) -> list[Query]:
     """Queries among which those of some `forms` are up to twice as many as among all."""
-    queries = ask(scene, rng, 2 * count)
+    return _first(forms, ask(scene, rng, 2 * count), count)
+
+
+def tellable(scene: Scene, count: int, rng: random.Random) -> list[Query]:
+    """Queries whose answer follows from the list of what there is, up to `count`, those that compare first."""
+    queries = [
+        query
+        for query in ask(scene, rng, 2 * count)
+        if not any(words in query.account.wanted for words in SEEN)
+    ]
+    return _first(COMPARING, queries, count)
+
+
+def _first(forms: frozenset[Form], queries: list[Query], count: int) -> list[Query]:
     return sorted(queries, key=lambda query: query.form not in forms)[:count]
 
 

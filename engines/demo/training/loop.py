@@ -35,7 +35,7 @@ MUON_BLOCKS = (
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Warm-up, then constant; with `decay`, falling to zero over this run's `minutes`."""
+    """Warm-up, then constant; with `decay`, falling to a fiftieth over this run's `minutes`."""
 
     minutes: float
     decay: bool

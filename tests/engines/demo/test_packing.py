@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import token_ids, train_tokenizer
 from engines.demo.train import build_learner
 from engines.demo.training.answers import AnswerPacker, PackedScene
+from engines.demo.training.attention import SceneAttention
 from engines.demo.training.learner import Learner
 from engines.demo.training.samples import SceneSample, make_sample, patchify
 
@@ -158,3 +160,16 @@ def test_a_survey_trains_its_account_and_asks_for_no_mask(
     scored = scene.targets[scene.rows >= scene.families[-1].start]
     assert tokenizer.decode(scored.tolist()) == SURVEY.account
     assert all(vector.row < scene.families[-1].start for vector in scene.vectors)
+
+
+def test_all_of_the_attention_is_where_the_models_are(
+    queries: list[list[Query]], tokenizer: Tokenizer
+) -> None:
+    """On the `meta` device, which like a GPU computes nothing with what lies elsewhere."""
+    _, packed = _packed(queries, tokenizer)
+    tokens = sum(len(scene.ids) for scene in packed)
+    with torch.device("meta"):
+        linear = torch.nn.Linear(16, 16)
+        block = SimpleNamespace(head_dim=8, q_proj=linear, k_proj=linear, v_proj=linear, o_proj=linear)
+        attention = SceneAttention(packed, torch.ones(tokens, 8), torch.zeros(tokens, 8))
+        assert attention(block, torch.ones(tokens, 16)).shape == (tokens, 16)

@@ -15,10 +15,11 @@ from engines.demo import ship
 from engines.demo.language import ask
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import train_tokenizer
-from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner, rest
-from engines.demo.training.feed import DRILLED, Batch, BatchSize, Stage, open_feed, preferring
+from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner, main, rest
+from engines.demo.training.feed import DRILLED, SEEN, Batch, BatchSize, Stage, open_feed, preferring, tellable
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
+from engines.errors import CheckpointError
 
 WORDS = ["segment the whole red mug, even behind the box", "The blue ball is at the top left."]
 
@@ -122,6 +123,44 @@ def test_a_run_goes_on_from_its_checkpoint_and_ships_a_bundle(
     for name, value in learner.state_dict().items():
         if name.startswith(("mllm", "vision")):
             assert torch.allclose(taken[name], value, rtol=1e-2, atol=1e-3), name
+
+
+def test_recitals_are_about_nothing_that_only_a_picture_can_tell() -> None:
+    told = [
+        query
+        for seed in range(20)
+        for query in tellable(render_scene(seed, longest=160), 6, random.Random(seed))
+    ]
+    assert len(told) > 100
+    assert not [query.prompt for query in told if any(words in query.account.wanted for words in SEEN)]
+
+
+def test_a_run_that_is_not_whole_ships_nothing(
+    tmp_path: Path, tokenizer: Tokenizer, learner: Learner
+) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "photos"
+    run.mkdir()
+    bundle.mkdir()
+    (bundle / "mug.jpg").write_bytes(b"a picture")
+    with pytest.raises(CheckpointError, match=r"no checkpoint\.pt"):
+        ship.ship(run, bundle)
+    save(run / CHECKPOINT, learner, [], Progress("sight"))
+    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+        ship.ship(run, bundle)
+    tokenizer.save(str(run / TOKENIZER))
+    with pytest.raises(CheckpointError, match="is no bundle"):
+        ship.ship(run, bundle)
+    assert (bundle / "mug.jpg").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize("option", ["--scenes=0", "--prompts=0", "--drills=-1", "--recitals=-1"])
+def test_nothing_to_learn_from_is_said_so(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--minutes", "1", option])
+    with pytest.raises(SystemExit):
+        main()
+    assert option.split("=")[0] in capsys.readouterr().err
 
 
 def test_a_broken_save_leaves_the_old_checkpoint(
