@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from threading import Lock
 from typing import Literal
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
+from openvino import opset13
 
 from engines.errors import EngineRefused, GraphRejected, VisionFailed
 from engines.vision.buckets import CPU_BUCKETS, Buckets
@@ -33,6 +36,7 @@ Array = NDArray[np.float32]
 Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]]
 Settings = dict[str, str | int | bool]
 
+_making = Lock()
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -57,7 +61,7 @@ class OpenVinoRuntime:
             encoder_precision: None takes bfloat16 where the processor has it.
         """
         self._config = load_config(vision_dir)
-        core = ov.Core()
+        core = process_core()
         self._encoder_precision = encoder_precision or best_precision(core)
         settings = {ENCODER_FILE: _settings(self._encoder_precision, threads)}
         if self._config.heatmap is not None:
@@ -127,6 +131,27 @@ class OpenVinoRuntime:
     def close(self) -> None:
         """Free the compiled graphs."""
         del self._encoder, self._decoder, self._prompted_decoder, self._sentence_decoder
+
+
+def process_core() -> ov.Core:
+    """The one core of this process, which lives as long and has run something.
+
+    OpenVINO gives the thread that makes a core another stack for signals, and frees it with the core, in whatever
+    thread that is: the next signal would find no stack. And its first inference makes what all inferences share: if
+    two threads were the first, each could wait for the other for ever, and the interpreter with them.
+    """
+    with _making:
+        return _core()
+
+
+@cache
+def _core() -> ov.Core:
+    core = ov.Core()
+    number = opset13.parameter([1], np.float32)
+    core.compile_model(ov.Model([number], [number]), "CPU").create_infer_request().infer(
+        [np.zeros(1, np.float32)]
+    )
+    return core
 
 
 def best_precision(core: ov.Core) -> Precision:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -22,6 +21,7 @@ from engines.vision.lowering import apply
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, GRAPH_FILES, PROMPTED_DECODER_FILE, exported
 from engines.vision.recipe import ExportRecipe
+from engines.vision.runtimes.openvino import process_core
 from tests.engines.vision.conftest import random_pixels, randomise
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo" / "bundle" / "vision"
@@ -83,7 +83,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 def in_openvino(graph: Path) -> Run:
-    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = process_core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: list(compiled({name: value.numpy() for name, value in inputs.items()}).values())
 
 

@@ -318,3 +318,31 @@ def test_openvino_reports_to_nobody() -> None:
         "assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+SIGNALLED = """
+import gc, os, signal, sys
+from pathlib import Path
+from threading import Thread
+from engines.vision.runtimes.openvino import OpenVinoRuntime
+
+signal.signal(signal.SIGHUP, lambda *_: print("told"))
+held = [OpenVinoRuntime(Path(sys.argv[1]), Path(sys.argv[2]), threads=1, encoder_precision="fp32")]
+
+
+def close():
+    held.pop().close()
+    gc.collect()
+
+
+closing = Thread(target=close)
+closing.start()
+closing.join()
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+
+
+def test_signals_are_heard_after_another_thread_has_closed_it(vision_dir: Path, cache_dir: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(vision_dir), str(cache_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "told\n"), ended.stderr
