@@ -24,6 +24,7 @@ from server.events import ErrorEvent
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import DecisionInfo, HiddenInfo, ImageInfo, MaskInfo, SegmentResponse, UsageInfo
+from server.sync_client import SyncSegmentClient
 from tests.server.conftest import Gateway, photo
 
 NOBODY = "http://127.0.0.1:9"
@@ -71,6 +72,31 @@ async def test_nobody_there_is_said_so(url: str) -> None:
 def test_what_is_not_the_url_of_a_server_is_said_so_at_once(url: str) -> None:
     with pytest.raises(ServerAway, match=r"is not (a|an http:// or https://) URL"):
         SegmentClient(url)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "r2sm_a\nr2sm_b", "r2sm_\x7f"])
+@pytest.mark.parametrize("client", [SegmentClient, SyncSegmentClient])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(
+    client: type[SegmentClient | SyncSegmentClient], key: str, picture: str
+) -> None:
+    with pytest.raises(ServerAway, match="the API key cannot be sent") as caught:
+        client(NOBODY, key=key)
+    code, output = run(picture, "mug", "--url", NOBODY, "--key", key)
+    assert (code, output) == (1, f"r2sm: {caught.value}\n")
+    assert key[-4:] not in output
+
+
+async def test_white_space_around_a_key_is_not_sent() -> None:
+    shown: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("authorization"))
+        return httpx.Response(200)
+
+    for key in (" r2sm_a\n", "\n", None):
+        async with SegmentClient("http://x", httpx.MockTransport(answer), key=key) as client:
+            await client.ready()
+    assert shown == ["Bearer r2sm_a", None, None]
 
 
 async def test_a_stream_that_is_refused_says_when_to_come_back() -> None:
