@@ -29,6 +29,7 @@ from loadtests.load.questions import Picture, demo_pictures, folder_pictures, ro
 from loadtests.load.records import LEFT, OK, Ending, Record
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Scenario
 from loadtests.load.visits import TimeIsUp, Visitor, Visits
+from server.bearer import bearer
 
 RECORD, DONE = "r2sm_record", "r2sm_done"
 DEMO_PICTURES, DEMO_PROMPTS = 16, 4
@@ -117,7 +118,7 @@ class Bench:
         key = given.api_key or None
         self._http = httpx.Client(
             base_url=self._url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=bearer(key),
             timeout=None,
             limits=httpx.Limits(max_connections=None),
             trust_env=False,

@@ -39,6 +39,7 @@ from loadtests.bench.figures import Figure, Pair, as_line
 from loadtests.load.asking import FAULTS, Asked, Rest, Seen
 from loadtests.load.questions import as_new
 from loadtests.load.records import OK
+from server.bearer import bearer
 from server.client import SegmentClient, SegmentFailed
 from server.commands.evaluate import ask_all
 from server.retries import NEVER
@@ -128,11 +129,10 @@ def loaded(url: str, key: str | None, questions: Sequence[Question], users: int)
     Raises:
         SegmentFailed: a request was not answered.
     """
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     limits = httpx.Limits(max_connections=None)
     with (
         httpx.Client(
-            base_url=url, headers=headers, timeout=ANSWER_SECONDS, limits=limits, trust_env=False
+            base_url=url, headers=bearer(key), timeout=ANSWER_SECONDS, limits=limits, trust_env=False
         ) as http,
         ThreadPoolExecutor(users) as threads,
     ):

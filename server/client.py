@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from engines.vision import masks
+from server.bearer import bearer
 from server.events import ErrorEvent, WireEvent
 from server.retries import NEVER, Retries, seconds_of
 from server.schemas import (
@@ -57,7 +58,7 @@ class SegmentFailed(Exception):
 
 
 class ServerAway(SegmentFailed):
-    """Nothing answers at the URL."""
+    """Nothing answers at the URL, or nothing can be asked with such a URL or key."""
 
 
 def uploaded(id: str) -> ImageSource:
@@ -90,7 +91,7 @@ class SegmentClient:
         key: str | None = None,
     ) -> None:
         try:
-            self.url = http_url(url)
+            self.url, headers = http_url(url), bearer(key)
         except ValueError as error:
             raise ServerAway(str(error)) from error
         self._retries = retries or Retries()
@@ -98,7 +99,7 @@ class SegmentClient:
         limits = httpx.Limits(max_connections=None)
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=headers,
             timeout=timeout,
             limits=limits,
             transport=transport,

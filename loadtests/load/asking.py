@@ -14,6 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from loadtests.load.records import OK, Record
 from loadtests.load.scenarios import Transport
+from server.bearer import bearer
 
 URN = "urn:r2sm:problem:"
 CLOSE_SECONDS = 1.0
@@ -147,7 +148,7 @@ class Socket:
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url.replace("http", "ws", 1).rstrip("/") + "/v1/segment/stream"
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = bearer(key)
         self._open: ClientConnection | None = None
 
     def ask(self, asked: Asked, seen: Seen) -> None:

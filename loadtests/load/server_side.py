@@ -9,6 +9,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.load.figures import CACHES, Figures
+from server.bearer import bearer
 
 SECONDS = 5.0
 PAGES = {"gateway": "/metrics", "reason": "/metrics/vllm/reason", "concentrate": "/metrics/vllm/concentrate"}
@@ -31,10 +32,9 @@ def read_metrics(
     url: str, key: str | None, tell: Callable[[str], None], transport: httpx.BaseTransport | None = None
 ) -> Reading:
     """Read all pages that this machine may read; one that holds something else is told of and left out."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     sums: Sums = {}
     with httpx.Client(
-        base_url=url, headers=headers, timeout=SECONDS, trust_env=False, transport=transport
+        base_url=url, headers=bearer(key), timeout=SECONDS, trust_env=False, transport=transport
     ) as http:
         for name, path in PAGES.items():
             try:

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -101,6 +102,8 @@ def evaluate(
             if dataset == "demo"
             else _open(dataset, data, split, fields)
         )
+        if report is not None:
+            _make_folder(report)
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
         if results:
@@ -123,9 +126,13 @@ def evaluate(
         mask_type=mask_type,
         url=url,
     )
-    if report is not None:
-        _write_report(report, summary, ran, questions, tables)
     typer.echo(summary.model_dump_json(indent=2) if as_json else as_table(summary))
+    if report is not None:
+        try:
+            _write_report(report, summary, ran, questions, tables)
+        except OSError as error:
+            typer.echo(f"r2sm: the report cannot be written: {error}", err=True)
+            raise typer.Exit(1) from error
     if not summary.queries:
         typer.echo("r2sm: no query could be asked", err=True)
     if summary.failed or not summary.queries:
@@ -150,10 +157,17 @@ def _tables(published: Sequence[Path], report: Path | None) -> tuple[Table, ...]
     return with_brought(published)
 
 
+def _make_folder(report: Path) -> None:
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=report).close()
+    except OSError as error:
+        raise InvalidInput(f"--report: nothing can be written in {report}: {error.strerror}") from error
+
+
 def _write_report(
     folder: Path, summary: EvaluationReport, ran: Ran, questions: DataSet, tables: Sequence[Table]
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(summary.model_dump_json(indent=2) + "\n", "utf-8")
     title = " ".join(filter(None, (summary.dataset, summary.split, f"(mask type: {summary.mask_type})")))
     page = folder / "report.html"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import glob
+import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,16 +18,22 @@ from tqdm import tqdm
 from engines.mllm.answer import ReasoningLength
 from engines.request import MaskChoice
 from server.client import SegmentClient, SegmentFailed, ServerAway
+from server.commands.image_files import (
+    FileFailed,
+    find_images,
+    overlay_of_one,
+    overlays_of_many,
+    read_image,
+    write_overlay,
+)
 from server.events import ReasoningDeltaEvent
 from server.gather import gather
-from server.images import ImageLimits, decode
-from server.overlay import draw_overlay
 from server.schemas import SegmentResponse
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 Options = dict[str, object]
 Connect = Callable[[], SegmentClient]
 Show = Callable[[str], None]
+Overlays = Mapping[Path, Path | None]
 
 
 def segment(
@@ -50,6 +56,9 @@ def segment(
         Path | None,
         typer.Option(help="Write the masks over the image to this file; of many, to this folder."),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let --out replace files, but never one of the images.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the server's whole answer; of many images, one on a line.")
     ] = False,
@@ -60,16 +69,23 @@ def segment(
     options["objects"] = int(objects) if objects.isdecimal() else objects
     options["include"] = ["reasoning"] if out is None else ["reasoning", "heatmap"]
     files = find_images(image)
+    alone = files == [Path(image)]
+    overlays: Overlays = dict.fromkeys(files)
+    if out is not None:
+        place = overlay_of_one if alone else overlays_of_many
+        overlays = place(files, out, force=force)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
     connect = partial(SegmentClient, url, key=key)
     try:
-        if files == [Path(image)]:
-            _segment_one(connect, files[0], prompt, options, out, as_json)
-        elif not _segment_many(connect, files, prompt, options, out, as_json):
+        if alone:
+            _segment_one(connect, files[0], prompt, options, overlays[files[0]], as_json)
+        elif not _segment_many(connect, overlays, prompt, options, as_json):
             raise typer.Exit(1)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise typer.BadParameter(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except SegmentFailed as error:
+    except (SegmentFailed, FileFailed) as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
 
@@ -97,72 +113,41 @@ def _numbers(text: str, count: int = 4) -> list[float]:
     return numbers
 
 
-def find_images(image: str) -> list[Path]:
-    """The file `image` itself, or the image files in it or that it matches, sorted. Raises `BadParameter`."""
-    path = Path(image)
-    if path.is_file():
-        return [path]
-    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(image, recursive=True))
-    files = sorted(file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise typer.BadParameter(f"{image}: there is no such file, and no image in such a folder")
-    return files
-
-
 def _segment_one(
-    connect: Connect, file: Path, prompt: str | None, options: Options, out: Path | None, as_json: bool
+    connect: Connect, file: Path, prompt: str | None, options: Options, overlay: Path | None, as_json: bool
 ) -> None:
     """One image; on a terminal the reasoning is shown as it comes."""
-    if out is not None and out.exists() and out.samefile(file):
-        raise typer.BadParameter(f"--out: {out} is the image itself")
     live = sys.stdout.isatty() and not as_json
-    data = file.read_bytes()
+    data = read_image(file)
     response = asyncio.run(_ask(connect, data, prompt, options, _show if live else None))
     if live:
         typer.echo()
-    if out is not None:
-        _write_overlay(data, response, out)
     typer.echo(response.model_dump_json(indent=2) if as_json else in_words(response, with_reasoning=not live))
+    if overlay is not None:
+        write_overlay(data, response, overlay)
 
 
 def _segment_many(
-    connect: Connect, files: list[Path], prompt: str | None, options: Options, out: Path | None, as_json: bool
+    connect: Connect, overlays: Overlays, prompt: str | None, options: Options, as_json: bool
 ) -> bool:
-    """Image after image with a progress bar; tells whether all of them were answered."""
+    """Image after image with a progress bar; tells whether all of them were answered and their overlays written."""
     failed = 0
-    overlays = _overlay_files(files, out) if out is not None else {}
-    with tqdm(files, unit="image", disable=None) as progress:
-        for file in progress:
+    with tqdm(overlays.items(), unit="image", disable=None) as progress:
+        for file, overlay in progress:
             try:
-                data = file.read_bytes()
+                data = read_image(file)
                 response = asyncio.run(_ask(connect, data, prompt, options, None))
+                progress.write(_line(file, response, as_json))
+                if overlay is not None:
+                    write_overlay(data, response, overlay)
             except ServerAway:
                 raise
-            except SegmentFailed as error:
+            except (SegmentFailed, FileFailed) as error:
                 failed += 1
                 progress.write(f"{file}: {error}", file=sys.stderr)
-                continue
-            if file in overlays:
-                _write_overlay(data, response, overlays[file])
-            progress.write(_line(file, response, as_json))
     if failed:
-        typer.echo(f"r2sm: {failed} of {len(files)} images failed", err=True)
+        typer.echo(f"r2sm: {failed} of {len(overlays)} images failed", err=True)
     return not failed
-
-
-def _overlay_files(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Where each image's overlay goes; nothing that is there already as an image, and no other's overlay."""
-    overlays = {file: out / f"{file.stem}.png" for file in files}
-    images = {file.resolve() for file in files}
-    for file, overlay in overlays.items():
-        if overlay.resolve() in images:
-            raise typer.BadParameter(f"--out: {overlay} is one of the images")
-        if sum(other == overlay for other in overlays.values()) > 1:
-            raise typer.BadParameter(
-                f"--out: {file} and another image would both have their overlay at {overlay}"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    return overlays
 
 
 def _show(text: str) -> None:
@@ -181,21 +166,12 @@ async def _ask(
         return gather(events)
 
 
-def _write_overlay(data: bytes, response: SegmentResponse, out: Path) -> None:
-    overlay = draw_overlay(decode(data, ImageLimits()), response)
-    try:
-        overlay.save(out)
-    except (OSError, ValueError) as error:  # no such folder, no such format
-        typer.echo(f"r2sm: {out} cannot be written: {error}", err=True)
-        raise typer.Exit(1) from error
-
-
 def _line(file: Path, response: SegmentResponse, as_json: bool) -> str:
-    """One image's answer on one line."""
+    """One image's answer on one line, and each warning on one more."""
     if as_json:
         return f'{{"file": {json.dumps(str(file))}, "response": {response.model_dump_json()}}}'
     areas = ", ".join(f"{mask.mask_type} {mask.area} px" for mask in response.masks) or "no such object"
-    return f"{file}: {areas}"
+    return "\n".join([f"{file}: {areas}", *(f"{file}: warning: {text}" for text in response.warnings)])
 
 
 def in_words(response: SegmentResponse, *, with_reasoning: bool = True) -> str:
@@ -203,6 +179,7 @@ def in_words(response: SegmentResponse, *, with_reasoning: bool = True) -> str:
     decision = response.decision
     lines = [f"reasoning  {response.reasoning}"] if response.reasoning and with_reasoning else []
     lines.append(f"decision   {decision.mask_type} ({decision.confidence:.2f}, by the {decision.source})")
+    lines += [f"warning    {text}" for text in response.warnings]
     for mask in response.masks:
         box = ", ".join(f"{side:g}" for side in mask.bbox)
         lines.append(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import httpx
 import numpy as np
@@ -17,11 +18,13 @@ import server.commands.segment
 from engines.vision import masks
 from server.cli import app
 from server.client import SegmentClient, SegmentFailed, ServerAway
+from server.commands.image_files import overlays_of_many
 from server.errors import OVERLOADED, problem
 from server.events import ErrorEvent
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import DecisionInfo, HiddenInfo, ImageInfo, MaskInfo, SegmentResponse, UsageInfo
+from server.sync_client import SyncSegmentClient
 from tests.server.conftest import Gateway, photo
 
 NOBODY = "http://127.0.0.1:9"
@@ -69,6 +72,31 @@ async def test_nobody_there_is_said_so(url: str) -> None:
 def test_what_is_not_the_url_of_a_server_is_said_so_at_once(url: str) -> None:
     with pytest.raises(ServerAway, match=r"is not (a|an http:// or https://) URL"):
         SegmentClient(url)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "r2sm_a\nr2sm_b", "r2sm_\x7f"])
+@pytest.mark.parametrize("client", [SegmentClient, SyncSegmentClient])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(
+    client: type[SegmentClient | SyncSegmentClient], key: str, picture: str
+) -> None:
+    with pytest.raises(ServerAway, match="the API key cannot be sent") as caught:
+        client(NOBODY, key=key)
+    code, output = run(picture, "mug", "--url", NOBODY, "--key", key)
+    assert (code, output) == (1, f"r2sm: {caught.value}\n")
+    assert key[-4:] not in output
+
+
+async def test_white_space_around_a_key_is_not_sent() -> None:
+    shown: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("authorization"))
+        return httpx.Response(200)
+
+    for key in (" r2sm_a\n", "\n", None):
+        async with SegmentClient("http://x", httpx.MockTransport(answer), key=key) as client:
+            await client.ready()
+    assert shown == ["Bearer r2sm_a", None, None]
 
 
 async def test_a_stream_that_is_refused_says_when_to_come_back() -> None:
@@ -168,7 +196,7 @@ def to_gateway(monkeypatch: pytest.MonkeyPatch) -> Callable[[SegmentResponse | S
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["segment", *arguments])
+    result = CliRunner().invoke(app, ["segment", *arguments], env={"COLUMNS": "400"})
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result.exit_code, result.output
 
@@ -183,10 +211,12 @@ def picture(tmp_path: Path) -> str:
 def test_segment_prints_words_and_writes_an_overlay(
     picture: str, tmp_path: Path, to_gateway: Callable[[SegmentResponse], None]
 ) -> None:
-    to_gateway(answer(with_hidden=True)[1])
+    response = answer(with_hidden=True)[1]
+    to_gateway(response.model_copy(update={"warnings": ["drafts are not known", "points are not known"]}))
     code, output = run(picture, "the mug", "--mask-type", "both", "--out", str(tmp_path / "out.png"))
     assert code == 0
     assert "amodal (1.00, by the request)" in output
+    assert "warning    drafts are not known\nwarning    points are not known\n" in output
     assert "50% of it hidden" in output
     assert Image.open(tmp_path / "out.png").size == (60, 40)
 
@@ -203,7 +233,7 @@ def test_segment_does_not_write_over_its_image(
         out.hardlink_to(picture)
     code, output = run(picture, "the mug", "--out", str(out))
     assert code == 2
-    assert "is the image itself" in " ".join(output.replace("│", " ").split())  # unframed
+    assert "is itself an image to segment" in output
     assert Path(picture).read_bytes() == before
 
 
@@ -226,7 +256,96 @@ def test_segment_says_what_is_wrong(picture: str, tmp_path: Path, to_gateway: Ca
     to_gateway(SegmentFailed("The image cannot be used: it is animated", 422))
     code, output = run(picture, "the mug")
     assert (code, output.strip()) == (1, "r2sm: The image cannot be used: it is animated")
+
+
+def test_an_overlay_replaces_files_when_forced_and_never_an_image(
+    tmp_path: Path, to_gateway: Callable[..., None]
+) -> None:
+    jpeg, other, out = tmp_path / "mug.jpg", tmp_path / "mug.png", tmp_path / "out"
+    jpeg.write_bytes(photo((60, 40), format="JPEG"))
+    other.write_bytes(b"another picture")
+    many, one = (f"{tmp_path}/*.jpg", "mug", "--out", str(tmp_path)), (str(jpeg), "mug", "--out", str(other))
+    to_gateway(SegmentFailed("asked for nothing"))
+    for arguments in (many, one):
+        code, output = run(*arguments)
+        assert code == 2
+        assert "mug.png would be replaced, which only --force does" in output
+    assert other.read_bytes() == b"another picture"
     to_gateway(answer(with_hidden=False)[1])
-    code, output = run(picture, "the mug", "--out", str(tmp_path / "out.xyz"))
+    for arguments in (many, one):
+        other.write_bytes(b"another picture")
+        assert run(*arguments, "--force")[0] == 0
+        assert Image.open(other).size == (60, 40)
+    out.mkdir()
+    (out / "mug.png").hardlink_to(jpeg)
+    code, output = run(f"{tmp_path}/*.jpg", "mug", "--out", str(out), "--force")
+    assert (code, "is itself an image to segment" in output) == (2, True)
+    code, output = run(str(tmp_path), "mug", "--out", str(out), "--force")
+    assert (code, "another image would both have their overlay" in output) == (2, True)
+
+
+def test_names_of_overlays_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [tmp_path / f"{number}.jpg" for number in range(50)]
+    for image in images:
+        image.touch()
+    compared: list[Path] = []
+
+    def same(path: Path, other: Path) -> bool:
+        compared.append(path)
+        return path is other
+
+    monkeypatch.setattr(PurePath, "__eq__", same)
+    assert len(overlays_of_many(images, tmp_path / "out", force=False)) == 50
+    assert len(compared) < 50
+
+
+@pytest.mark.parametrize(
+    ("image", "out", "said"),
+    [
+        ("a.png", "out.xyz", "out.xyz is not the name of an image file"),
+        ("a.png", "", "is not the name of an image file"),
+        ("a.png", "nowhere/out.png", "nothing can be written in"),
+        ("a.png", "/proc/out.png", "nothing can be written in /proc"),
+        ("*", "notes.txt", "notes.txt cannot be made a folder: File exists"),
+        ("*", "/proc", "nothing can be written in /proc"),
+        (None, "out", "IMAGE is empty"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_asked(
+    image: str | None, out: str, said: str, tmp_path: Path, to_gateway: Callable[..., None]
+) -> None:
+    (tmp_path / "a.png").write_bytes(photo((60, 40)))
+    (tmp_path / "notes.txt").touch()
+    to_gateway(SegmentFailed("asked for nothing"))
+    code, output = run(str(tmp_path / image) if image else "", "mug", "--out", str(tmp_path / out))
+    assert (code, said in output) == (2, True), output
+
+
+def test_one_file_of_many_that_fails_leaves_the_others(
+    tmp_path: Path, to_gateway: Callable[..., None]
+) -> None:
+    data, out = photo((60, 40)), tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").symlink_to("/dev/full")
+    (tmp_path / "a.png").write_bytes(data)
+    (tmp_path / "b.png").symlink_to("/proc/self/mem")  # nobody can read its first byte
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(data)
+    (tmp_path / "d.png").write_bytes(data + bytes(ImageLimits().max_bytes))
+    to_gateway(answer(with_hidden=False)[1].model_copy(update={"warnings": ["no points"]}))
+    code, output = run(str(tmp_path), "mug", "--out", str(out), "--force")
     assert code == 1
-    assert "cannot be written" in output
+    for line in (
+        "a.png: amodal 400 px",
+        "a.png: warning: no points",
+        f"a.png: {out}/a.png cannot be written: [Errno 28] No space left on device",
+        "b.png: the image cannot be read: Input/output error",
+        "caf\\udce9.png: amodal 400 px",
+        "d.png: amodal 400 px",
+    ):
+        assert f"{tmp_path}/{line}\n" in output
+    assert "r2sm: 2 of 4 images failed" in output
+    assert Image.open(out / "d.png").size == Image.open(out / os.fsdecode(b"caf\xe9.png")).size == (60, 40)
+    code, output = run(str(tmp_path / "b.png"), "mug")
+    assert (code, output) == (1, "r2sm: the image cannot be read: Input/output error\n")
+    code, output = run(str(tmp_path / "d.png"), "mug", "--out", str(out / "a.png"), "--force")
+    assert (code, output.index("decision") < output.index("r2sm: ")) == (1, True), "the answer is kept"

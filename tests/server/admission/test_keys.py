@@ -167,3 +167,18 @@ def test_the_command_makes_a_key_and_the_line_for_the_file(tmp_path: Path) -> No
     assert found.find(more.stdout.strip()) is not None
     wrong = CliRunner().invoke(app, ["keys", "new", "no name"])
     assert wrong.exit_code == 2
+
+
+def test_a_key_that_cannot_be_kept_is_not_shown(tmp_path: Path) -> None:
+    file, faulty = tmp_path / "keys", tmp_path / "faulty"
+    file.write_text(ANNS)
+    faulty.write_text("bob:abc")
+    for name, place, code, said in (
+        ("ann", file, 2, f'{file} has a key "ann" already'),
+        ("ann", faulty, 2, f'{faulty}, line 1: the hash of "bob"'),
+        ("ann", tmp_path / "none/keys", 1, f"{tmp_path}/none/keys cannot be written: No such file"),
+    ):
+        result = CliRunner().invoke(app, ["keys", "new", name, "--file", str(place)])
+        assert (result.exit_code, result.stdout) == (code, "")
+        assert result.stderr.startswith(f"r2sm: {said}")
+    assert (file.read_text(), faulty.read_text()) == (ANNS, "bob:abc")

@@ -174,6 +174,7 @@ def test_a_refusal_is_asked_again_as_often_as_told_after_the_time_it_names(
         (["--concurrency", "0"], 2, "concurrency must be at least 1"),
         (["--published", "rows.toml"], 2, "which is not asked for"),
         (["--published", "rows.toml", "--report", "."], 2, "rows.toml: [Errno 2]"),
+        (["--report", "/proc/report"], 2, "nothing can be written in /proc/report"),
         (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
         (["--heatmaps", "--mask-type", "both"], 2, "one heatmap shows both masks"),
     ],
@@ -212,6 +213,10 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
         json.loads(CliRunner().invoke(app, [*arguments, "--published", str(rows)]).stdout) == report
     )  # nothing is asked a second time
     assert "last month [rows.toml]" in (tmp_path / "report/report.html").read_text()
+    (tmp_path / "unwritable/report.json").mkdir(parents=True)
+    unwritten = CliRunner().invoke(app, [*arguments, "--report", str(tmp_path / "unwritable")])
+    assert (unwritten.exit_code, json.loads(unwritten.stdout)) == (1, report)
+    assert "r2sm: the report cannot be written: [Errno 21] Is a directory" in unwritten.stderr
     strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
     assert strict.exit_code == 2
     assert "no words" in strict.stderr
