@@ -136,9 +136,14 @@ def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright; an unreadable EXIF block says nothing, as in every viewer."""
+    """What makes the image upright, by its EXIF block alone, as in browsers: XMP is not asked, as `getexif` would.
+
+    A block that cannot be read says nothing.
+    """
+    exif = Image.Exif()
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+        exif.load(image.info.get("exif", b""))
+        return TURNS.get(exif.get(ORIENTATION, 1))
     except DAMAGE:
         return None
 

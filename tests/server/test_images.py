@@ -97,6 +97,14 @@ def test_exif_orientation_is_honoured(orientation: int) -> None:
     )
 
 
+def test_only_exif_turns_an_image() -> None:
+    """XMP says it in many files, too, but browsers do not heed it there."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    data = saved(gradient(), "JPEG", xmp=xmp)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    assert decode(data, LIMITS).size == (60, 40)
+
+
 @pytest.mark.parametrize(
     "exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00*\xff\xff\xff\xff", b"Exif\x00\x00"]
 )

@@ -3,8 +3,14 @@
 import { events } from "./sse.js";
 
 const KEY = "r2sm.key"; // of this tab alone
+const SENDABLE = /^[!-~]*$/; // what an Authorization header takes and every server reads alike
 
 export const apiKey = () => sessionStorage.getItem(KEY) ?? "";
+
+/** What keeps a key from being sent, in a sentence; empty where nothing does. */
+export function faultOf(key) {
+  return SENDABLE.test(key) ? "" : "A key is one word of ASCII letters, digits and signs. This one holds something else.";
+}
 
 export function keepApiKey(key) {
   if (key) sessionStorage.setItem(KEY, key);
@@ -59,8 +65,18 @@ export async function picture(url) {
 /** Send a picture once; its id stands for it from then on. */
 export async function upload(blob, signal) {
   const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
-  const response = await ask("/v1/images", { method: "POST", body: blob, signal, headers: { "Content-Type": type } });
-  return (await response.json()).id;
+  try {
+    const response = await ask("/v1/images", { method: "POST", body: blob, signal, headers: { "Content-Type": type } });
+    return (await response.json()).id;
+  } catch (error) {
+    if (signal.aborted || (await readable(blob))) throw error;
+    throw new Problem({ title: "The picture's file cannot be read", detail: "It has changed since it was picked, or is gone. Pick it again." });
+  }
+}
+
+/** Whether a file is still as it was when it was picked; `fetch` does not tell. */
+function readable(blob) {
+  return blob.slice(0, 1).arrayBuffer().then(() => true, () => false);
 }
 
 /** One request's events, the last one `done`. Throws `Problem`, or `AbortError` after `signal`. */
@@ -71,15 +87,21 @@ export async function* segment(request, signal) {
     signal,
     headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
   });
-  for await (const event of events(response.body)) {
-    if (event.type === "error") throw new Problem(event.problem, event.retry_after);
-    yield event;
-    if (event.type === "done") return;
+  try {
+    for await (const event of events(response.body)) {
+      if (event.type === "error") throw new Problem(event.problem, event.retry_after);
+      yield event;
+      if (event.type === "done") return;
+    }
+  } catch (error) {
+    if (error instanceof Problem || error.name === "AbortError") throw error;
   }
   throw new Problem({ title: "The answer broke off", detail: "The connection was closed before the last event." });
 }
 
 async function ask(path, options = {}) {
+  const fault = faultOf(apiKey());
+  if (fault) throw new Problem({ title: "The API key cannot be sent", detail: fault, status: 401 });
   const headers = { ...options.headers, ...(apiKey() && { Authorization: `Bearer ${apiKey()}` }) };
   let response;
   try {

@@ -7,6 +7,9 @@ export function showDecision(decision) {
   const gauge = byId("gauge");
   const [fill, mark] = [gauge.querySelector(".gauge-fill"), gauge.querySelector(".gauge-mark")];
   byId("decision-text").textContent = decision ? sentence(decision) : "";
+  const warnings = decision?.warnings ?? [];
+  byId("warnings").textContent = `Note: ${warnings.join("; ")}.`;
+  byId("warnings").hidden = !warnings.length;
   gauge.toggleAttribute("data-chosen", Boolean(decision));
   const amodal = decision ? (decision.mask_type === "amodal" ? decision.confidence : 1 - decision.confidence) : 0.5;
   if (decision) gauge.dataset.chosen = decision.mask_type;

@@ -11,7 +11,7 @@ import { Points } from "./points.js";
 import { Result } from "./result.js";
 import { openSettings, watchSettings } from "./settings.js";
 import { asCurl, asPython, showSnippet } from "./snippets.js";
-import { describe, showMasks, showProblem, tell } from "./telling.js";
+import { describe, showMasks, showProblem, tell, unfit } from "./telling.js";
 import { showTimings, told } from "./timings.js";
 import { View } from "./view.js";
 
@@ -21,65 +21,69 @@ const READY_EVERY = 5000; // milliseconds between looks at a server that is not 
 const view = new View(byId("canvas"), byId("stage"));
 let offered = { drafts: 0, points: false, promptRequired: true };
 let picture = null;
+let shown = null; // settled when the picture is on the canvas, or is known not to come there
 let wanted = null; // the sample that was pressed last, while it is on its way
 let points = null; // Points, where the server takes them
 let result = null;
-let asked = null; // the request that `result` answers, without its image
 let running = null; // AbortController of the request under way
 let choice = "image"; // the view that is shown
 let chosen = false; // whether the user has chosen it
 
 // the picture
 
-async function usePicture(next, sample = null) {
+async function usePicture(next) {
   stop();
+  picture?.cancel();
   picture = next;
   wanted = null;
   points?.clear();
   forgetAnswer();
-  markSample(sample);
+  markSample(next.sample);
   tell("");
-  try {
-    const bitmap = await createImageBitmap(next.blob);
-    if (picture !== next) return bitmap.close(); // another one was picked meanwhile
-    view.setImage(bitmap);
-    describe(view.size, null, "image");
-    byId("stage").classList.toggle("pointing", offered.points);
-  } catch {
-    if (picture !== next) return;
-    tell("This browser cannot show the picture.");
-  }
-  if (picture === next && !sample) next.id().catch(fail); // its encode begins while the prompt is written
-  refresh();
+  shown = show(next);
+  await shown;
+  if (picture !== next || next.sample) return;
+  next.id().catch((error) => picture === next && fail(error)); // its encode begins while the prompt is written
 }
 
-async function useSample(sample) {
+/** Put a picture on the canvas, or say that it cannot be shown. */
+async function show(next) {
+  const bitmap = await createImageBitmap(next.blob).catch(() => null);
+  if (picture !== next) return bitmap?.close(); // another one was picked meanwhile
+  view.setImage(bitmap);
+  if (!bitmap) showProblem(unfit(null));
+  showViews();
+}
+
+/** Take a sample scene with its prompt; with `keeping`, leave a prompt that is there already. */
+async function useSample(sample, keeping = false) {
   wanted = sample;
-  const blob = await api.picture(sample.url).catch(fail);
+  const blob = await api.picture(sample.url).catch((error) => wanted === sample && fail(error));
   if (!blob || wanted !== sample) return; // another one was pressed meanwhile
-  byId("prompt").value = sample.prompt;
-  await usePicture(new Picture(blob, sample.url.split("/").at(-1)), sample.url);
+  if (!keeping || !byId("prompt").value.trim()) byId("prompt").value = sample.prompt;
+  await usePicture(new Picture(blob, sample.url.split("/").at(-1), sample.url));
 }
 
 // a request
 
 async function run() {
   if (running || !askable()) return;
-  const controller = (running = new AbortController());
+  const { signal } = (running = new AbortController());
   forgetAnswer();
-  asked = chosenOptions(points?.list ?? []);
-  result = new Result();
+  const answer = (result = new Result());
   refresh();
   try {
-    await follow(asked, result, controller.signal);
-    finish();
+    await follow(asked(), answer, signal).finally(ended);
+    if (answer === result) finish();
   } catch (error) {
-    fail(error, controller.signal.aborted);
-  } finally {
-    if (running === controller) running = null;
-    byId("reasoning-text").classList.remove("live");
-    refresh();
+    if (answer === result) fail(error, signal.aborted); // else it is about a picture that is no longer shown
   }
+}
+
+function ended() {
+  running = null;
+  byId("reasoning-text").classList.remove("live");
+  refresh();
 }
 
 async function follow(request, answer, signal) {
@@ -94,7 +98,7 @@ async function follow(request, answer, signal) {
 }
 
 async function take(request, answer, signal) {
-  const id = await unlessAborted(picture.id(), signal);
+  const [id] = await Promise.all([picture.id(), shown]); // nothing is drawn over the picture before
   tell("Waiting for a turn …");
   for await (const event of api.segment({ ...request, image: { id } }, signal)) {
     await answer.take(event);
@@ -102,18 +106,12 @@ async function take(request, answer, signal) {
   }
 }
 
-/** The promise, or `AbortError` as soon as `signal` says so. */
-function unlessAborted(promise, signal) {
-  const aborted = new Promise((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-  });
-  return Promise.race([promise, aborted]);
-}
-
 const follows = {
   accepted() {
     tell("Thinking …");
     byId("reasoning-text").classList.add("live");
+    if (!drawable()) showProblem(unfit(view.size, result.image));
+    showViews();
   },
   "reasoning.delta"() {
     const box = byId("reasoning-text");
@@ -121,9 +119,8 @@ const follows = {
     box.textContent = result.reasoning;
     if (atEnd) box.scrollTop = box.scrollHeight;
   },
-  "mask.draft"({ number }) {
-    badge(`Draft ${number + 1}`);
-    if (!result.masks.length) view.show(result, "image");
+  "mask.draft"() {
+    showViews();
   },
   decision(event) {
     byId("reasoning-text").classList.remove("live");
@@ -131,7 +128,6 @@ const follows = {
     tell("Drawing the mask …");
   },
   mask() {
-    badge("");
     if (!chosen) choice = result.answer;
     showViews();
   },
@@ -151,31 +147,30 @@ function outcome({ mask_type, confidence, source, objects }) {
 }
 
 function fail(error, aborted = false) {
-  badge("");
-  if (aborted || error.name === "AbortError") {
-    tell("Cancelled.");
-  } else if (error instanceof api.Problem) {
-    tell("");
-    showProblem(error);
-    if (error.document.status === 401) openSettings();
-  } else {
-    throw error;
+  if (aborted || error.name === "AbortError") return tell("Cancelled.");
+  tell("");
+  if (!(error instanceof api.Problem)) {
+    showProblem(new api.Problem({ title: "This page has failed", detail: String(error) }));
+    throw error; // for the console
   }
+  showProblem(error);
+  if (error.document.status === 401) openSettings();
 }
 
 function stop() {
-  running?.abort();
+  if (!running) return;
+  running.abort();
+  picture.cancel();
 }
 
 // what is shown
 
 function forgetAnswer() {
-  result = asked = null;
+  result = null;
   chosen = false;
   choice = "image";
   byId("reasoning-text").textContent = "";
   byId("timings-section").hidden = true;
-  badge("");
   showProblem(null);
   showDecision(null);
   showMasks(null);
@@ -183,19 +178,22 @@ function forgetAnswer() {
 }
 
 function showViews() {
-  const there = result?.views ?? [];
+  const seen = drawable() ? result : null;
+  const mode = seen ? choice : "image";
   for (const radio of byId("views").querySelectorAll("input")) {
-    radio.disabled = !there.includes(radio.value);
-    radio.checked = radio.value === choice;
+    radio.disabled = !seen?.views.includes(radio.value);
+    radio.checked = radio.value === mode;
   }
-  view.show(result, choice);
-  describe(view.size, result, choice);
+  view.show(seen, mode);
+  describe(view.size, seen, mode);
   refresh();
 }
 
-function badge(text) {
-  byId("badge").textContent = text;
-  byId("badge").hidden = !text;
+/** Whether the answer is about the picture as it is seen here: some browsers do not turn all files that say so. */
+function drawable() {
+  const { size } = view;
+  const { width, height } = result?.image ?? size ?? {};
+  return Boolean(size) && size.width === width && size.height === height;
 }
 
 function askable() {
@@ -204,8 +202,11 @@ function askable() {
 }
 
 function refresh() {
+  const buttons = [byId("run"), byId("cancel")];
+  const focused = buttons.includes(document.activeElement);
   byId("run").disabled = Boolean(running) || !askable();
   byId("cancel").hidden = !running;
+  if (focused) buttons[running ? 1 : 0].focus(); // on the one that takes over
   const done = Boolean(result?.done);
   byId("download-png").disabled = !done || !shownItems().length;
   byId("download-rle").disabled = !done || !result.masks.length;
@@ -225,9 +226,13 @@ function shownPixels() {
   return choice === "heatmap" ? largest(items) : united(items.map((item) => item.bitmap));
 }
 
+/** What the form asks, without the image. */
+function asked() {
+  return chosenOptions(points?.list ?? []);
+}
+
 function copy(write, what) {
-  const options = asked ?? chosenOptions(points?.list ?? []);
-  const text = write(location.origin, options, picture.name, Boolean(api.apiKey()));
+  const text = write(location.origin, asked(), picture.name, Boolean(api.apiKey()));
   const copied = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("not a secure context"));
   copied.then(() => tell(`Copied as ${what}.`), () => showSnippet(text, what));
 }
@@ -244,12 +249,12 @@ function listen() {
     event.preventDefault();
     run();
   });
-  byId("form").addEventListener("input", () => {
-    if (!running) asked = null;
-    refresh();
-  });
+  byId("form").addEventListener("input", refresh);
   byId("cancel").addEventListener("click", stop);
-  addEventListener("keydown", (event) => event.key === "Escape" && stop());
+  addEventListener("keydown", (event) => {
+    const elsewhere = event.isComposing || document.querySelector("dialog[open]"); // what Escape is for then
+    if (event.key === "Escape" && !elsewhere) stop();
+  });
   byId("views").addEventListener("change", (event) => {
     choice = event.target.value;
     chosen = true;
@@ -259,7 +264,7 @@ function listen() {
   byId("download-rle").addEventListener("click", () => saveJson(result.json, "masks.json"));
   byId("copy-curl").addEventListener("click", () => copy(asCurl, "curl"));
   byId("copy-python").addEventListener("click", () => copy(asPython, "Python"));
-  watchFiles((next) => usePicture(next));
+  watchFiles(usePicture);
 }
 
 async function meetServer() {
@@ -267,9 +272,11 @@ async function meetServer() {
   offered = found;
   offerOptions(offered, model.mask_types);
   if (offered.points) points = view.points ??= new Points(byId("canvas"), view, refresh);
+  byId("stage").classList.toggle("pointing", offered.points);
   byId("model").textContent = model.id;
   const samples = await offerSamples(useSample);
-  if (!picture) await useSample(samples.find(({ name }) => name === FIRST) ?? samples[0]);
+  markSample(picture?.sample);
+  if (!picture) await useSample(samples.find(({ name }) => name === FIRST) ?? samples[0], true);
   await watchReadiness(model.id);
 }
 
@@ -281,6 +288,9 @@ async function watchReadiness(name) {
 }
 
 listen();
-watchSettings(() => meetServer().catch(fail));
+watchSettings(() => {
+  showProblem(null); // often that the key was missing
+  meetServer().catch(fail);
+});
 refresh();
 meetServer().catch(fail);

@@ -15,12 +15,11 @@ const DEFAULTS = { mask_type: "auto", reasoning: "full", objects: "auto" };
 /** Fill the selects; `offers` as `api.offers` tells them, `types` the mask types of the model. */
 export function offerOptions(offers, types) {
   const known = Object.keys(TYPES).filter((type) => types.includes(type));
-  byId("mask-type").replaceChildren(...known.map((type) => option(type, TYPES[type])));
+  fill("mask-type", known.map((type) => option(type, TYPES[type])));
   const numbers = Array.from({ length: MOST_OBJECTS }, (_, index) => option(index + 1, index + 1));
-  byId("objects").replaceChildren(option("auto", "as many as the prompt means"), ...numbers);
+  fill("objects", [option("auto", "as many as the prompt means"), ...numbers]);
   const drafts = Array.from({ length: offers.drafts + 1 }, (_, number) => option(number, number || "none"));
-  byId("drafts").replaceChildren(...drafts);
-  byId("drafts").value = Math.min(DRAFTS, offers.drafts);
+  fill("drafts", drafts, Math.min(DRAFTS, offers.drafts));
   byId("drafts").hidden = byId("drafts-label").hidden = !offers.drafts;
 }
 
@@ -41,6 +40,15 @@ export function chosenOptions(points) {
     : { mask_type: "modal" }; // points alone say nothing of what is hidden
   if (points.length) options.points = points;
   return Object.fromEntries(Object.entries(options).filter(([name, value]) => DEFAULTS[name] !== value));
+}
+
+/** Fill a select; what is chosen stays chosen where it is still offered, else the option at `first` is. */
+function fill(id, options, first = 0) {
+  const select = byId(id);
+  const { value } = select;
+  select.replaceChildren(...options);
+  select.value = value;
+  if (select.selectedIndex < 0) select.selectedIndex = first;
 }
 
 function option(value, text) {

@@ -2,23 +2,36 @@
 
 import * as api from "./api.js";
 import { byId, make } from "./dom.js";
+import { tell } from "./telling.js";
 
-/** A picture's file. Its id comes from the server, which is asked once. */
+/** A picture's file, and the sample's address where it is one. Its id comes from the server, which is asked once. */
 export class Picture {
   #id = null;
+  #leaving = null; // AbortController of the upload
 
-  constructor(blob, name) {
+  constructor(blob, name, sample = null) {
     this.blob = blob;
     this.name = name;
+    this.sample = sample;
   }
 
   /** The id under which the server knows it; the upload begins with the first call. */
   id() {
-    this.#id ??= api.upload(this.blob).catch((error) => {
+    this.#id ??= this.#send().catch((error) => {
       this.#id = null; // the next call tries again
       throw error;
     });
     return this.#id;
+  }
+
+  /** Stop the upload, where it is under way: `id` fails with `AbortError`. */
+  cancel() {
+    this.#leaving?.abort();
+  }
+
+  #send() {
+    this.#leaving = new AbortController();
+    return api.upload(this.blob, this.#leaving.signal);
   }
 
   /** The server has forgotten it. */
@@ -32,25 +45,37 @@ export function watchFiles(chosen) {
   const input = byId("file");
   const stage = byId("stage");
   const take = (files) => {
-    const [file] = files ?? [];
+    const [file, ...others] = files ?? [];
     if (file) chosen(new Picture(file, file.name || "picture.png"));
+    if (others.length) tell(`Only the first of the ${files.length} files is used.`);
     return Boolean(file);
   };
   input.addEventListener("change", () => {
     take(input.files);
     input.value = ""; // so that the same file can be picked again
   });
-  addEventListener("paste", (event) => take(event.clipboardData?.files) && event.preventDefault());
+  addEventListener("paste", (event) => {
+    if (!isText(event) && take(event.clipboardData?.files)) event.preventDefault();
+  });
   addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return; // text may be dragged into the prompt
     event.preventDefault();
     stage.classList.add("over");
   });
   addEventListener("dragleave", (event) => event.relatedTarget || stage.classList.remove("over"));
   addEventListener("drop", (event) => {
+    if (!holdsFiles(event)) return;
     event.preventDefault();
     stage.classList.remove("over");
     take(event.dataTransfer.files);
   });
+}
+
+const holdsFiles = (event) => event.dataTransfer.types.includes("Files");
+
+/** Whether what is pasted is meant as text: office programs give a picture of it, too. */
+function isText(event) {
+  return event.clipboardData?.types.includes("text/plain") && event.target.matches?.("input, textarea");
 }
 
 /** Offer the sample scenes; call `chosen(sample)` with the one that is pressed. */

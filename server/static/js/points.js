@@ -25,17 +25,21 @@ export class Points {
 
   #clicked(event) {
     if (!this.view.size) return;
-    this.#set([...this.list, { ...this.view.locate(event), label: event.shiftKey || event.altKey ? 0 : 1 }]);
+    this.#add(this.view.locate(event), event);
   }
 
   #pressed(event) {
     const { size } = this.view;
-    if (!size) return;
+    if (!size || event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
     if (event.key in ARROWS) this.#move(this.#stepped(ARROWS[event.key], size));
-    else if (event.key === "Enter" && this.cursor) this.#set([...this.list, { ...this.cursor, label: event.shiftKey ? 0 : 1 }]);
+    else if (event.key === "Enter" && this.cursor) this.#add(this.cursor, event);
     else if (event.key === "Backspace") this.#set(this.list.slice(0, -1));
     else return;
     event.preventDefault();
+  }
+
+  #add(place, { shiftKey, altKey }) {
+    this.#set([...this.list, { ...place, label: shiftKey || altKey || byId("not-here").checked ? 0 : 1 }]);
   }
 
   #stepped([dx, dy], { width, height }) {
@@ -47,6 +51,7 @@ export class Points {
 
   #move(cursor) {
     this.cursor = cursor;
+    byId("cursor").textContent = cursor ? `${cursor.x}, ${cursor.y}` : "";
     this.view.draw();
   }
 

@@ -4,24 +4,31 @@ import { decode } from "./rle.js";
 import { readHeatmap } from "./heat.js";
 
 export class Result {
+  image = null; // {id, width, height} as the server reads it
   reasoning = "";
   decision = null; // {mask_type, confidence, source, objects}
   masks = []; // [{object, mask_type, rle, bbox, area, score, bitmap}]
   hidden = []; // [{object, rle, fraction, bitmap}]
   heatmaps = []; // [{object, mask_type, width, height, values}]
-  drafts = []; // of the last round only
+  drafts = []; // of the last round only; none once it is done
   done = null; // {timings_ms, usage}
 
   /** Take in one event. */
   async take(event) {
     const { type, id, seq, ms, ...content } = event;
-    if (type === "reasoning.delta") this.reasoning += event.text;
+    if (type === "accepted") this.image = event.image ?? null;
+    else if (type === "reasoning.delta") this.reasoning += event.text;
     else if (type === "decision") this.decision = content;
     else if (type === "mask.draft") this.#draft(content);
     else if (type === "mask") this.masks.push({ ...content, bitmap: decode(event.rle) });
     else if (type === "hidden") this.hidden.push({ ...content, bitmap: decode(event.rle) });
     else if (type === "heatmap") this.heatmaps.push({ ...content, ...(await readHeatmap(event.png_base64)) });
-    else if (type === "done") this.done = content;
+    else if (type === "done") [this.done, this.drafts] = [content, []];
+  }
+
+  /** The number of the round whose drafts stand for the masks, from 1; 0 where none do. */
+  get drafted() {
+    return this.masks.length || !this.drafts.length ? 0 : this.drafts[0].number + 1;
   }
 
   /** The masks of one type; drafts until the first of them is there. */

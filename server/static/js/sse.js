@@ -18,6 +18,6 @@ async function* texts(body) {
   try {
     for (let read = await reader.read(); !read.done; read = await reader.read()) yield read.value;
   } finally {
-    reader.cancel().catch(() => {}); // the stream has failed already, and that has been told
+    reader.cancel().catch(() => {}); // rejects where the stream has failed, as `read` has then
   }
 }

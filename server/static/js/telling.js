@@ -1,5 +1,6 @@
 // What the page says: the status line, problems, the table of masks, the picture's name for those who do not see it.
 
+import { Problem } from "./api.js";
 import { byId, make } from "./dom.js";
 import { percent } from "./gauge.js";
 import { colourOf } from "./overlay.js";
@@ -45,11 +46,24 @@ export function showMasks(result) {
   byId("masks").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows, ...hidden));
 }
 
-/** Which view is shown, in words: below the picture and as the picture's name. */
+/** The problem of a picture that the masks cannot be drawn over: sizes as it is shown here and as the server reads it. */
+export function unfit(shown, read) {
+  const masks = "Masks cannot be drawn over it here; they can be saved.";
+  if (!shown) return new Problem({ title: "This picture cannot be shown", detail: `This browser cannot read the file. ${masks}` });
+  const [here, there] = [shown, read].map(({ width, height }) => `${width} by ${height} pixels`);
+  const detail = `Its file says that it is to be turned: the server reads ${there}, this browser shows ${here}. ${masks}`;
+  return new Problem({ title: "This picture is shown unturned", detail });
+}
+
+/** Which view is shown, in words: on the picture, below it, and as its name. */
 export function describe(size, result, view) {
-  const shown = { image: "no mask over it", hidden: "the hidden part marked", heatmap: "a heatmap over it" };
+  const draft = view === "image" ? (result?.drafted ?? 0) : 0;
+  const bare = draft ? "a draft of the mask over it" : "no mask over it";
+  const shown = { image: bare, hidden: "the hidden part marked", heatmap: "a heatmap over it" };
   const name = size ? `Picture, ${size.width} by ${size.height} pixels, ${shown[view] ?? `the ${view} mask over it`}` : "No picture yet";
   byId("canvas").setAttribute("aria-label", name);
+  byId("badge").textContent = `Draft ${draft}`;
+  byId("badge").hidden = !draft;
   const nothing = view === "hidden" && result?.hidden.every((part) => part.bitmap.area === 0);
   byId("view-hint").textContent = nothing ? "Nothing of it is hidden." : HINTS[view];
 }

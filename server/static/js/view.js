@@ -26,11 +26,11 @@ export class View {
     return this.#image && { width: this.#image.width, height: this.#image.height };
   }
 
-  /** Show another picture, and nothing over it. */
+  /** Show another picture, or none, and nothing over it. */
   setImage(bitmap) {
     this.#image?.close();
     this.#image = bitmap;
-    this.#stage.classList.add("filled");
+    this.#stage.classList.toggle("filled", Boolean(bitmap));
     this.show(null, "image");
     this.#resize();
   }
@@ -54,9 +54,10 @@ export class View {
   }
 
   draw() {
-    if (!this.#image) return;
     const { width, height } = this.#canvas;
     const context = this.#canvas.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    if (!this.#image) return;
     context.drawImage(this.#image, 0, 0, width, height);
     const overlay = this.#overlay();
     if (overlay) context.drawImage(overlay, 0, 0, width, height);
@@ -68,7 +69,7 @@ export class View {
   }
 
   #resize() {
-    if (!this.#image) return;
+    if (!this.#image) return this.#canvas.removeAttribute("style");
     const { width, height } = this.#image;
     const fit = Math.min(this.#stage.clientWidth / width, (window.innerHeight * TALLEST) / height);
     const sharp = Math.min(fit * window.devicePixelRatio, LONGEST / Math.max(width, height));

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
 
+from tests.server.conftest import Gateway
+from tests.server.listening import listening
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE = 60_000.0  # milliseconds; a page that takes longer hangs
 
@@ -48,6 +51,23 @@ class OpenPage(Protocol):
     """Opens a path of the server at `url`; further arguments are those of a browser's context."""
 
     def __call__(self, url: str, path: str = "/", **context: Any) -> AbstractAsyncContextManager[Watched]: ...
+
+
+async def ready(page: Page) -> None:
+    """The first sample is there and could be asked about."""
+    await page.locator("#run:enabled").wait_for()
+
+
+async def answered(page: Page) -> None:
+    """The request that was just begun has ended, with an answer."""
+    await page.locator("#run:enabled").wait_for()
+    await page.locator("#timings-section").wait_for()
+
+
+@pytest.fixture
+async def url(gateway: Gateway) -> AsyncIterator[str]:
+    async with listening(gateway.app) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")

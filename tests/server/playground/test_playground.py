@@ -9,45 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.async_api import Page, Request, Route, expect
+from playwright.async_api import Request, Route, expect
 
 from engines.vision import masks
 from server.client import SegmentClient
 from tests.server.conftest import Gateway, OpenGateway, photo
-from tests.server.listening import listening
-from tests.server.playground.conftest import OpenPage
+from tests.server.playground.conftest import OpenPage, answered, ready
 from tests.stand_ins import ScriptedMllm
 
 WORDS = ("The green mug ", "is behind ", "the yellow book.")
 DRAWN = "document.getElementById('canvas').toDataURL()"
-PHONE: dict[str, Any] = {
-    "viewport": {"width": 390, "height": 844},
-    "device_scale_factor": 2,
-    "has_touch": True,
-}
+PHONE: dict[str, Any] = {"device_scale_factor": 2, "has_touch": True}
 
 
 @pytest.fixture
 async def gateway(open_gateway: OpenGateway) -> AsyncIterator[Gateway]:
     async with open_gateway(ScriptedMllm(words=WORDS)) as opened:
         yield opened
-
-
-@pytest.fixture
-async def url(gateway: Gateway) -> AsyncIterator[str]:
-    async with listening(gateway.app) as port:
-        yield f"http://127.0.0.1:{port}"
-
-
-async def ready(page: Page) -> None:
-    """The first sample is there and could be asked about."""
-    await page.locator("#run:enabled").wait_for()
-
-
-async def answered(page: Page) -> None:
-    """The request that was just begun has ended, with an answer."""
-    await page.locator("#run:enabled").wait_for()
-    await page.locator("#timings-section").wait_for()
 
 
 async def test_a_run_from_a_sample_to_an_answer(url: str, open_page: OpenPage) -> None:
@@ -159,17 +137,27 @@ async def test_all_of_it_works_from_the_keyboard(url: str, open_page: OpenPage) 
         assert outline == "solid", "where the focus is can be seen"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_fits_a_phone_in_either_colour_scheme(url: str, open_page: OpenPage, scheme: str) -> None:
-    async with open_page(url, color_scheme=scheme, **PHONE) as watched:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 390)])
+async def test_it_fits_a_phone_in_either_colour_scheme(
+    url: str, open_page: OpenPage, scheme: str, width: int
+) -> None:
+    size = {"width": width, "height": 844}
+    async with open_page(url, color_scheme=scheme, viewport=size, **PHONE) as watched:
         page = watched.page
         await ready(page)
         await page.get_by_role("button", name="Segment").click()
         await answered(page)
-        assert await page.evaluate("document.documentElement.scrollWidth") == 390
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
         paper = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         brightness = int(paper.removeprefix("rgb(").split(",")[0])
         assert brightness < 60 if scheme == "dark" else brightness > 200
+        await page.locator("#file").set_input_files(
+            {"name": "a.png", "mimeType": "image/png", "buffer": photo((200, 500))}
+        )
+        await expect(page.locator("#canvas")).to_have_attribute("aria-label", re.compile("200 by 500"))
+        box = await page.locator("#canvas").bounding_box()
+        assert box is not None
+        assert box["width"] / box["height"] == pytest.approx(200 / 500, rel=0.01)
 
 
 async def test_the_key_stays_in_the_tab_and_goes_with_every_request(url: str, open_page: OpenPage) -> None:
