@@ -29,6 +29,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 
 import aiohttp
+import cv2
+import numpy as np
 
 from engines.evaluation.samples import SAMPLES
 from loadtests.processes import cpu_seconds, descendants, memory_mib, open_files
@@ -42,6 +44,8 @@ MEMORY_SHARE, MEMORY_MIB, FILES = 1.1, 64.0, 16
 """How much more than before counts as the same."""
 START_SECONDS, STOP_SECONDS = 600.0, 120.0
 LOG_BYTES = 65_536
+SQUARE = 8
+"""Pixels of a picture's side that hold a bit of its number, enough to outlast JPEG."""
 EXPECTED = {"200", "429", "503", "504", "left"}
 
 
@@ -81,8 +85,8 @@ class Soak:
         self._seconds: float = options.seconds
         self._redis = redis
         self._questions = [
-            question(sample.image(), {"prompt": sample.prompt, "timeout_ms": options.timeout_ms})
-            for sample in SAMPLES
+            question(image, {"prompt": prompt, "timeout_ms": options.timeout_ms})
+            for image, prompt in photographs(options.images)
         ]
         self._chance = random.Random(11)
         self._usual = 0.0
@@ -212,6 +216,19 @@ class Soak:
         return time.monotonic() - began
 
 
+def photographs(count: int) -> list[tuple[bytes, str]]:
+    """So many pictures as JPEG, with prompts: the samples' scenes, and then the same with their number in a corner."""
+    scenes = [cv2.imdecode(np.frombuffer(one.image(), np.uint8), cv2.IMREAD_COLOR) for one in SAMPLES]
+    taken = []
+    for number in range(count):
+        repeats, which = divmod(number, len(SAMPLES))
+        scene = np.array(scenes[which])
+        for place in range(repeats.bit_length()):
+            scene[:SQUARE, place * SQUARE :][:, :SQUARE] = 255 * (repeats >> place & 1)
+        taken.append((cv2.imencode(".jpg", scene)[1].tobytes(), SAMPLES[which].prompt))
+    return taken
+
+
 def question(image: bytes, asked: dict[str, object]) -> tuple[bytes, dict[str, str]]:
     """The body and the headers of a multipart request."""
     mark = "r2sm-soak"
@@ -321,6 +338,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="at least one round is run")
     parser.add_argument("--seconds", type=float, default=OVERLOAD_SECONDS, help="how long an overload lasts")
     parser.add_argument("--clients", type=int, default=8, help="how many at once keep the gateway just busy")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=len(SAMPLES),
+        help="how many there are; a few are soon known to the gateway",
+    )
     parser.add_argument("--timeout-ms", type=int, default=20_000, help="the deadline of each request")
     parser.add_argument("--redis", action="store_true", help="restart a Redis in each overload")
     serve = f"{shlex.quote(sys.executable)} -c 'from server.cli import main; main()' serve --port 0"
