@@ -45,9 +45,9 @@ def test_every_replica_of_vllm_that_there_may_be_is_named_to_the_gateway() -> No
         [gateway] = containers(overlay.get("Deployment", "r2sm-gateway"))
         for role in ROLES:
             most = overlay.get("StatefulSet", f"r2sm-{role}")["spec"].get("replicas", 1)
-            for scaled in overlay.of("ScaledObject"):
+            for scaled in overlay.of("ScaledObject", "HorizontalPodAutoscaler"):
                 if name_of(scaled) == f"r2sm-{role}":
-                    most = scaled["spec"]["maxReplicaCount"]
+                    most = scaled["spec"].get("maxReplicaCount") or scaled["spec"]["maxReplicas"]
             urls = overlay.environment(gateway)[f"R2SM_{role.upper()}_URL"] or ""
             assert urls.split(",") == [f"http://r2sm-{role}-{i}.r2sm-{role}:8000" for i in range(most)]
 
