@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-import struct
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -17,23 +16,12 @@ from PIL import Image, UnidentifiedImageError
 from engines.cache.single_flight import SingleFlightCache
 from engines.errors import ImageRejected
 from engines.images import PreparedImage
+from engines.upright import DAMAGE, turn_of
 
 MEGA = 1_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_ASPECT_RATIO = 100
-ORIENTATION = 0x0112  # EXIF tag
-TURNS = {  # EXIF 2.32, table 6: what makes an image of that orientation upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"BM")
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error)
-"""What Pillow's decoders raise for damaged data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +57,7 @@ def decode(data: bytes, limits: ImageLimits) -> Image.Image:
         rgb = _to_rgb(image)
     except DAMAGE as error:
         raise _damaged(data, error) from error
-    turn = _turn(image)
+    turn = turn_of(image)
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -133,19 +121,6 @@ def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
     # a phone's multi-picture JPEG counts frames too, but its first one is the photo
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageRejected("animated", "animated images are not supported: send one frame")
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright, by its EXIF block alone, as in browsers: XMP is not asked, as `getexif` would.
-
-    A block that cannot be read says nothing.
-    """
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))
-        return TURNS.get(exif.get(ORIENTATION, 1))
-    except DAMAGE:
-        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from engines.evaluation.metrics import Mask, fuse
 from engines.evaluation.outcomes import Outcome
 from engines.evaluation.questions import DataSet, Question
 from engines.evaluation.runner import Ran
+from engines.upright import turn_of
 from engines.vision.masks import decode
 
 SHOWN = 6
@@ -59,7 +60,8 @@ def draw(ran: Ran, dataset: DataSet) -> dict[str, list[Example]]:
 def overlay(question: Question, outcome: Outcome) -> str:
     """The picture as a JPEG data URL: the answer tinted red, the truth outlined green."""
     with Image.open(io.BytesIO(question.image)) as opened:
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
+        turn = turn_of(opened)
+        picture = (opened if turn is None else opened.transpose(turn)).convert("RGB")
     picture.thumbnail((LONGEST, LONGEST))
     pixels = np.array(picture)
     size = (pixels.shape[1], pixels.shape[0])

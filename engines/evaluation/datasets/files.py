@@ -12,9 +12,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from engines.evaluation.questions import Fault, FaultyData
-
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-ORIENTATION = 0x0112
+from engines.upright import upright_size
 
 
 def read_json(path: Path) -> Any:
@@ -67,11 +65,10 @@ def parse_picture(data: bytes, where: str) -> Picture:
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(ORIENTATION) in TURNED
+            width, height = upright_size(opened)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise FaultyData(Fault("unreadable_image", where, f"the picture cannot be read: {error}")) from error
-    return Picture(data, (width, height) if turned else (height, width))
+    return Picture(data, (height, width))
 
 
 def find_picture(name: str, folders: Iterable[Path]) -> Path | None:
