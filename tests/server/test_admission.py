@@ -149,6 +149,21 @@ async def test_new_keys_and_limits_need_no_restart(keyed: Gateway, tmp_path: Pat
     await refused(keyed, 429, "rate-limited", bearer(carl))
 
 
+async def test_new_bounds_need_no_restart(open_gateway: OpenGateway) -> None:
+    async with open_gateway() as gateway:
+        gateway.mllm.hanging = {"reason"}
+        first = asyncio.create_task(gateway.client.post("/v1/segment", **as_json()))
+        await gateway.mllm.reached.wait()
+        gateway.services.reload(Settings(max_in_flight=1, max_queued=0))
+        await refused(gateway, 503, "overloaded", {})
+        gateway.services.reload(Settings(max_in_flight=2, max_queued=0))
+        gateway.mllm.hanging = set()
+        assert (await gateway.client.post("/v1/segment", **as_json())).status_code == 200
+        assert not first.done(), "what is here stays"
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+
 async def test_a_server_that_asks_for_keys_does_not_cease_to(keyed: Gateway) -> None:
     with pytest.raises(KeysInvalid, match="restart"):
         keyed.services.reload(Settings())

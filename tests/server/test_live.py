@@ -188,8 +188,9 @@ def test_retries_honour_what_the_server_asks_for() -> None:
     assert retries.wait(1, 504, "1") is None
 
 
-async def test_a_refusal_is_tried_again() -> None:
-    answers = iter([(503, {"retry-after": "0"}), (503, {"retry-after": "0"}), (204, {})])
+@pytest.mark.parametrize("refusal", [429, 503])
+async def test_a_refusal_is_tried_again(refusal: int) -> None:
+    answers = iter([(refusal, {"retry-after": "0"}), (refusal, {"retry-after": "0"}), (204, {})])
     seen = []
 
     def answer(request: httpx.Request) -> httpx.Response:
