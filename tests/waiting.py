@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 SECONDS = 60.0
 
 
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
-    """Wait until the condition holds. Raises TimeoutError after a minute."""
-    async with asyncio.timeout(SECONDS):
+async def until(
+    condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = SECONDS
+) -> None:
+    """Wait until the condition holds. Raises TimeoutError after `seconds`."""
+    async with asyncio.timeout(seconds):
         while True:
             holds = condition()
             if holds if isinstance(holds, bool) else await holds:

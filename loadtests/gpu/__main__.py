@@ -79,9 +79,6 @@ def plan(given: argparse.Namespace) -> Plan:
 
 async def languages(given: argparse.Namespace, printer: Printer) -> bool:
     """Every setting; one that fails is a line that says so. Returns whether all were measured."""
-    this = asyncio.current_task()
-    assert this is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     whole = True
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings(given):
@@ -107,6 +104,14 @@ async def measured(
         await Trial(shape, setting, wanted, printer, role, client).run()
 
 
+async def languages_until_signalled(given: argparse.Namespace, printer: Printer) -> bool:
+    """The same, given up at SIGTERM: the servers end with it."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    return await languages(given, printer)
+
+
 def main() -> int:
     """The command line."""
     given = read(sys.argv[1:])
@@ -121,7 +126,7 @@ def main() -> int:
             whole = False
             printer.tell(figure="fault", fault=fault)
     if "language" in parts:
-        whole = uvloop.run(languages(given, printer)) and whole
+        whole = uvloop.run(languages_until_signalled(given, printer)) and whole
     return 0 if whole else 1
 
 

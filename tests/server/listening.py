@@ -10,6 +10,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from tests.waiting import until
+
 
 @asynccontextmanager
 async def listening(app: FastAPI, **options: Any) -> AsyncIterator[int]:
@@ -17,10 +19,19 @@ async def listening(app: FastAPI, **options: Any) -> AsyncIterator[int]:
     config = uvicorn.Config(
         app, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=1, **options
     )
+    async with serving(config) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serving(config: uvicorn.Config) -> AsyncIterator[int]:
+    """The port at which uvicorn serves so; what keeps it from starting is raised."""
     server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  # uvicorn offers nothing to wait for
-        await asyncio.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    await serving
+    task = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.started or task.done())
+        assert server.started, "the server ended before it had started"
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-
-import uvicorn
 
 from server.running import wire_config
 from server.settings import Settings
 from server.wire import WireLimits, bounded_protocol, bounded_websocket
 from tests.server.conftest import Gateway
+from tests.server.listening import serving
 
 
 @asynccontextmanager
-async def listening(gateway: Gateway, limits: WireLimits | None = None) -> AsyncIterator[int]:
-    """The port at which an opened gateway listens."""
-    config = wire_config(gateway.app, Settings())
+async def listening(
+    gateway: Gateway, limits: WireLimits | None = None, **settings: object
+) -> AsyncIterator[int]:
+    """The port at which an opened gateway listens; its bounds are those of the settings, or `limits`."""
+    config = wire_config(gateway.app, Settings.model_validate(settings))
     config.lifespan, config.port = "off", 0
-    config.http, config.ws = (
-        bounded_protocol(limits or WireLimits()),
-        bounded_websocket(limits or WireLimits()),
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110  # uvicorn offers nothing to wait for
-        await asyncio.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        await serving
+    if limits is not None:
+        config.http, config.ws = bounded_protocol(limits), bounded_websocket(limits)
+    async with serving(config) as port:
+        yield port

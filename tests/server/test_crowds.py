@@ -20,6 +20,7 @@ from tests.server.asking import as_multipart
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 from tests.stand_ins import ScriptedMllm
+from tests.waiting import until
 
 CLIENTS = 200
 IN_JSON = {"data": base64.b64encode(photo()).decode()}
@@ -76,11 +77,9 @@ async def socketed(http: httpx.AsyncClient, port: int, number: int) -> str:
 WAYS: tuple[Ask, ...] = (whole, streamed, socketed)
 
 
-async def within_a_second(gateway: Gateway, present: int) -> None:
-    """Wait until so many requests are here; those who left may be noticed a second later, no more."""
-    async with asyncio.timeout(1):
-        while gateway.services.admission.present != present:  # noqa: ASYNC110  # asks as an outsider
-            await asyncio.sleep(0.01)
+async def only_here(gateway: Gateway, present: int) -> None:
+    """Wait until so many requests are here; those who left are noticed long before their deadlines."""
+    await until(lambda: gateway.services.admission.present == present, seconds=20)
 
 
 async def test_those_who_stay_are_answered_and_those_who_left_leave_nothing(
@@ -104,11 +103,11 @@ async def test_those_who_stay_are_answered_and_those_who_left_leave_nothing(
             for task in asking[::2]:
                 task.cancel()
             await asyncio.gather(*asking[::2], return_exceptions=True)
-            await within_a_second(gateway, CLIENTS // 2)
+            await only_here(gateway, CLIENTS // 2)
             mllm.let.set()
             async with asyncio.timeout(120):
                 assert await asyncio.gather(*asking[1::2]) == ["done"] * (CLIENTS // 2)
-        await within_a_second(gateway, 0)
+        await only_here(gateway, 0)
         assert (mllm.running, gateway.services.admission.running) == (0, 0)
         assert gateway.services.sockets.present == 0
         async with asyncio.timeout(20):

@@ -7,7 +7,9 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +25,8 @@ from server.commands.serve import serve_until_signalled
 from server.settings import Settings
 from tests.server.asking import as_multipart
 from tests.server.conftest import photo
-from tests.server.gateway_process import PATIENCE, gateway
+from tests.server.gateway_process import PATIENCE, ROOT, gateway
+from tests.waiting import until
 
 STREAM = {"Accept": "text/event-stream"}
 ASKED = {"type": "segment", "prompt": "mug", "image": {"data": base64.b64encode(photo()).decode()}}
@@ -31,6 +34,21 @@ ASKED = {"type": "segment", "prompt": "mug", "image": {"data": base64.b64encode(
 
 def socket_url(http: httpx.AsyncClient) -> str:
     return str(http.base_url.copy_with(scheme="ws", path="/v1/segment/stream"))
+
+
+@pytest.fixture
+async def own_signals() -> AsyncIterator[None]:
+    """What a test hangs on signals is taken off again: all tests share one event loop."""
+    yield
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def in_flight(http: httpx.AsyncClient) -> int:
+    """How many requests the gateway is working on."""
+    found = re.search(r"^r2sm_requests_in_flight (\S+)$", (await http.get("/metrics")).text, re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
 
 
 async def last_event(http: httpx.AsyncClient) -> tuple[str, str]:
@@ -52,12 +70,16 @@ async def ended(socket: ClientConnection) -> tuple[str, int]:
 async def running(
     http: httpx.AsyncClient, socket: ClientConnection, asked: int
 ) -> list[asyncio.Task[object]]:
-    """So many requests of each form, all under way: the WebSocket's has been accepted after them."""
+    """So many requests of each form, all under way."""
     tasks: list[asyncio.Task[object]] = []
     for _ in range(asked):
         tasks.append(asyncio.create_task(http.post("/v1/segment", **as_multipart())))
         tasks.append(asyncio.create_task(last_event(http)))
-    await asyncio.sleep(1)
+
+    async def arrived() -> bool:
+        return await in_flight(http) == len(tasks)
+
+    await until(arrived)
     await socket.send(json.dumps({**ASKED, "id": "a"}))
     async with asyncio.timeout(PATIENCE):
         assert json.loads(await socket.recv())["type"] == "accepted"
@@ -133,7 +155,7 @@ async def test_keys_are_read_anew(tmp_path: Path) -> None:
 
 
 async def test_settings_that_change_while_the_engines_load_are_read_anew(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, own_signals: None
 ) -> None:
     reloaded, stopped = asyncio.Event(), asyncio.Event()
 
@@ -168,11 +190,62 @@ async def test_settings_that_change_while_the_engines_load_are_read_anew(
         await serving
 
 
-async def test_two_signals_at_once_stop_it_too() -> None:
-    async with gateway(0.0) as (child, _):
-        child.process.send_signal(signal.SIGSTOP)
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_second_signal_waits_for_no_request(at_once: bool, tmp_path: Path) -> None:
+    (tmp_path / "r2sm.toml").write_text("shutdown_seconds = 600\n")
+    async with gateway(600.0, "--config", str(tmp_path / "r2sm.toml")) as (child, http):
+        asked = asyncio.create_task(http.post("/v1/segment", **as_multipart()))
+
+        async def arrived() -> bool:
+            return await in_flight(http) == 1
+
+        async def draining() -> bool:
+            return (await http.get("/readyz")).status_code == 503
+
+        await until(arrived)
+        if at_once:
+            child.process.send_signal(signal.SIGSTOP)
         child.process.send_signal(signal.SIGTERM)
+        if not at_once:
+            await until(draining)
+            assert not asked.done()
         child.process.send_signal(signal.SIGINT)
         child.process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(PATIENCE):
             assert await child.process.wait() == 0
+        await asyncio.gather(asked, return_exceptions=True)
+
+
+LOADING = """
+import asyncio
+from contextlib import asynccontextmanager
+from unittest.mock import patch
+from server.cli import main
+
+@asynccontextmanager
+async def open_engines(settings, telemetry):
+    print("loading", flush=True)
+    await asyncio.Event().wait()
+    yield
+
+with patch("server.running.open_engines", open_engines):
+    main()
+"""
+
+
+async def test_a_signal_while_the_engines_load_ends_with_130() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOADING, "serve", "--port", "0"),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"loading\n"
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 130
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

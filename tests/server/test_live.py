@@ -24,8 +24,10 @@ from server.images import ImageLimits
 from server.retries import Retries
 from server.sockets import largest_frame
 from server.sync_client import SyncSegmentClient
+from tests.server.command_line import r2sm
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.listening import listening
+from tests.waiting import until
 
 PHOTO = photo()
 LIMIT = 200_000
@@ -47,10 +49,9 @@ class Live:
         return f"ws://127.0.0.1:{self.port}/v1/segment/stream"
 
     async def idle(self) -> None:
-        """Wait at most a second until nothing is worked on."""
-        async with asyncio.timeout(1):
-            while self.gateway.mllm.running or self.gateway.services.admission.present:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        """Wait until nothing is worked on, which comes long before a request's deadline."""
+        mllm, admission = self.gateway.mllm, self.gateway.services.admission
+        await until(lambda: not (mllm.running or admission.present), seconds=20)
 
 
 @pytest.fixture
@@ -144,22 +145,21 @@ async def test_segment_takes_a_folder(live: Live, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(PHOTO if name != "c.png" else b"no image")
     (tmp_path / "notes.txt").write_text("not an image")
 
-    def run(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(command_line, ["segment", *arguments, "--url", live.url])
-        return result.exit_code, result.output
-
-    code, output = await asyncio.to_thread(run, str(tmp_path), "mug", "--out", str(tmp_path / "out"))
+    written = ("segment", str(tmp_path), "mug", "--out", str(tmp_path / "out"), "--url", live.url)
+    printed = ("segment", str(tmp_path / "[ab].*"), "mug", "--json", "--url", live.url)
+    (code, output), (code_of_two, json_of_two) = await asyncio.gather(r2sm(*written), r2sm(*printed))
     assert code == 1
     assert "a.png: amodal" in output
     assert "c.png: The image cannot be used" in output
     assert "1 of 3 images failed" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
-    code, output = await asyncio.to_thread(run, str(tmp_path / "[ab].*"), "mug", "--json")
-    assert code == 0
-    answers = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    assert code_of_two == 0
+    answers = [json.loads(line) for line in json_of_two.splitlines() if line.startswith("{")]
     assert [Path(answer["file"]).name for answer in answers] == ["a.png", "b.PNG"]
-    code, output = await asyncio.to_thread(run, str(tmp_path / "none*"), "mug")
-    assert code == 2
+
+
+def test_a_folder_without_images_is_a_wrong_argument(tmp_path: Path) -> None:
+    assert CliRunner().invoke(command_line, ["segment", str(tmp_path / "none*"), "mug"]).exit_code == 2
 
 
 async def test_the_reasoning_is_shown_as_it_comes(live: Live) -> None:
@@ -188,8 +188,9 @@ def test_retries_honour_what_the_server_asks_for() -> None:
     assert retries.wait(1, 504, "1") is None
 
 
-async def test_a_refusal_is_tried_again() -> None:
-    answers = iter([(503, {"retry-after": "0"}), (503, {"retry-after": "0"}), (204, {})])
+@pytest.mark.parametrize("refusal", [429, 503])
+async def test_a_refusal_is_tried_again(refusal: int) -> None:
+    answers = iter([(refusal, {"retry-after": "0"}), (refusal, {"retry-after": "0"}), (204, {})])
     seen = []
 
     def answer(request: httpx.Request) -> httpx.Response:

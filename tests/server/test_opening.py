@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engines.errors import BackendUnavailable
-from server.opening import given_urls
+from server.opening import given_urls, open_engines
 from server.settings import Settings
 
 
@@ -29,3 +31,23 @@ def test_a_url_that_is_missing_is_named() -> None:
 def test_what_runs_elsewhere_is_not_tapped(elsewhere: str) -> None:
     with pytest.raises(ValueError, match="only a vLLM server that is started here can be tapped"):
         Settings.model_validate({"concentrate": "tap", elsewhere: ("http://a",)})
+
+
+async def test_the_vision_runtime_has_the_threads_and_the_folder_that_are_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = list[tuple[object, ...]]()
+
+    def opened(*options: object) -> None:
+        asked.append(options)
+        raise BackendUnavailable("none here")
+
+    monkeypatch.setattr("server.opening.open_runtime", opened)
+    urls = ("http://a",)
+    settings = Settings(
+        vision="torch", vision_threads=3, cache_dir=tmp_path, reason_url=urls, concentrate_url=urls
+    )
+    with pytest.raises(BackendUnavailable, match="none here"):
+        async with open_engines(settings):
+            pass
+    assert asked == [("torch", settings.bundle / "vision", 3, tmp_path)]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tests.redis_fixture import RedisServer
+from tests.server.asking import as_json
 from tests.server.conftest import OpenGateway
 from tests.server.replicas import EMBEDDING, ID, PATIENT, PHOTO, Replicas, by_id, masks, open_replicas, upload
 from tests.waiting import until
@@ -197,6 +198,19 @@ async def test_a_damaged_image_is_never_served(replicas: Replicas, damage: Calla
     await by_id(replicas.b, status=404)
     assert replicas.b.caches.bad_values == {"image": 1}
     await by_id(replicas.a)
+
+
+async def test_a_caller_has_one_rate_however_many_replicas_it_asks(
+    open_gateway: OpenGateway, redis: RedisServer
+) -> None:
+    settings = {"redis_url": redis.url, "redis_prefix": "site:", "rate_limit": "3/hour", **PATIENT}
+    async with open_gateway(**settings) as a, open_gateway(**settings) as b:
+        asked = [await a.client.post("/v1/segment", **as_json()) for _ in range(2)]
+        asked += [await b.client.post("/v1/segment", **as_json()) for _ in range(2)]
+        assert [response.status_code for response in asked] == [200, 200, 200, 429]
+        assert (await a.client.post("/v1/segment", **as_json())).status_code == 429
+    assert redis.find("site:limits*")
+    assert redis.find() == redis.find("site:*")
 
 
 async def test_ids_that_are_none_are_not_looked_for_in_redis(replicas: Replicas) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,39 @@ def test_limits_are_in_bytes_and_pixels() -> None:
     assert settings.upload_limits.image.max_bytes == 1_500_000
     assert settings.upload_limits.image.max_pixels == 2_000_000
     assert settings.pipeline_limits.decode.max_wait == 0.003
+
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "derived", "limit"),
+    [
+        ("max_header_kib", 8, "wire_limits.header_bytes", 8192),
+        ("header_seconds", 1.5, "wire_limits.header_seconds", 1.5),
+        ("stall_seconds", 7.0, "wire_limits.stall_seconds", 7.0),
+        ("max_connections", 9, "wire_limits.connections", 9),
+        ("upload_seconds", 5.0, "upload_limits.seconds", 5.0),
+        ("upload_bytes_per_second", 300.0, "upload_limits.bytes_per_second", 300.0),
+        ("heartbeat_seconds", 3.0, "stream_limits.heartbeat_seconds", 3.0),
+        ("stall_seconds", 7.0, "stream_limits.stall_seconds", 7.0),
+        ("stream_buffer_kib", 2, "stream_limits.buffer", 2048),
+        ("redis_budget_ms", 20.0, "redis_limits.budget", 0.02),
+        ("redis_max_value_mib", 0.5, "redis_limits.max_value", MIB // 2),
+        ("embedding_ttl_seconds", 60.0, "redis_limits.value_seconds", 60.0),
+        ("embedding_lease_seconds", 1.0, "redis_limits.lease_seconds", 1.0),
+        ("embedding_cache_mib", 3, "pipeline_limits.embedding_bytes", 3 * MIB),
+        ("encode_batch", 4, "pipeline_limits.encode.max_size", 4),
+        ("decode_batch", 5, "pipeline_limits.decode.max_size", 5),
+        ("batch_wait_ms", 3.0, "pipeline_limits.encode.max_wait", 0.003),
+        ("finish_threads", 6, "pipeline_limits.finish_threads", 6),
+        ("drafts_up_to", 3, "pipeline_limits.drafts.up_to", 3),
+        ("drafts_share", 0.25, "pipeline_limits.drafts.share", 0.25),
+    ],
+)
+def test_a_setting_becomes_the_limit_that_it_names(
+    field: str, given: float, derived: str, limit: float
+) -> None:
+    read = attrgetter(derived)
+    assert read(Settings()) != limit
+    assert read(Settings.model_validate({field: given})) == limit

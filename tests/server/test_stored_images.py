@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from engines.errors import ImageRejected
+from engines.images import ImagePreparer, PreparedImage
 from server.errors import RequestRejected
 from server.image_store import ENTRY_BYTES, ImageStore
 from server.images import ImageLimits, digest_of
@@ -304,3 +310,82 @@ def test_public_addresses(address: str, public: bool) -> None:
 async def test_urls_are_off_unless_allowed(gateway: Gateway) -> None:
     response = await ask(gateway, {"url": "https://pictures.test/a.png"})
     assert (response.status_code, response.json()["errors"][0]["field"]) == (422, "image.url")
+
+
+@asynccontextmanager
+async def fetching(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch, answer: Any, seconds: float = 60.0
+) -> AsyncIterator[Gateway]:
+    """A gateway whose images come from `answer` instead of the internet."""
+    scripted = partial(RemoteImages, resolve=resolve, transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("server.services.RemoteImages", scripted)
+    async with open_gateway(image_url_hosts="pictures.test", image_url_seconds=seconds) as gateway:
+        yield gateway
+
+
+async def test_an_image_at_a_url_is_asked_about_as_any_other(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fetching(open_gateway, monkeypatch, lambda _: httpx.Response(200, content=PHOTO)) as gateway:
+        response = await ask(gateway, {"url": "https://pictures.test/a.png"})
+        assert response.status_code == 200, response.text
+        assert response.json()["image"] == {"id": ID, "width": 120, "height": 80}
+        sent = await ask(gateway, {"data": base64.b64encode(PHOTO).decode()})
+        assert response.json()["masks"] == sent.json()["masks"]
+
+
+async def test_an_image_that_does_not_come_is_a_problem(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with fetching(open_gateway, monkeypatch, never, 0.2) as gateway:
+        response = await ask(gateway, {"url": "https://pictures.test/a.png"})
+        problem = response.json()
+        assert (response.status_code, problem["type"]) == (422, "urn:r2sm:problem:image-unreachable")
+        assert "did not arrive within 0.2 s" in problem["detail"]
+        assert problem["errors"][0]["field"] == "image.url"
+        assert gateway.services.admission.present == 0
+
+
+async def test_no_image_is_kept_where_there_is_no_memory_for_it(open_gateway: OpenGateway) -> None:
+    async with open_gateway(stored_images_mib=0) as gateway:
+        assert (await upload(gateway)).status_code == 201
+        assert (await ask(gateway, {"id": ID})).status_code == 404
+
+
+def preparing(monkeypatch: pytest.MonkeyPatch, hear: Callable[[str], object]) -> None:
+    """Tell the digest of every image that is decoded, in the thread that does it, but for the warm-up's."""
+    prepare = ImagePreparer.prepare
+
+    def told(self: ImagePreparer, image: Image.Image, digest: str) -> PreparedImage:
+        if digest != "sha256:warm-up":
+            hear(digest)
+        return prepare(self, image, digest)
+
+    monkeypatch.setattr(ImagePreparer, "prepare", told)
+
+
+@pytest.mark.parametrize(("mebibytes", "times"), [(0, 2), (1, 1)])
+async def test_decoded_images_are_remembered_as_far_as_there_is_memory(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch, mebibytes: int, times: int
+) -> None:
+    decoded = list[str]()
+    preparing(monkeypatch, decoded.append)
+    async with open_gateway(image_cache_mib=mebibytes) as gateway:
+        for _ in range(2):
+            assert (await ask(gateway, {"data": base64.b64encode(PHOTO).decode()})).status_code == 200
+    assert decoded == [ID] * times
+
+
+async def test_as_many_images_are_decoded_at_once_as_there_are_threads(
+    open_gateway: OpenGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = threading.Barrier(3)
+    preparing(monkeypatch, lambda _: three.wait(60))
+    async with open_gateway(image_threads=3) as gateway:
+        files = [base64.b64encode(photo((size, size))).decode() for size in (20, 30, 40)]
+        answers = await asyncio.gather(*(ask(gateway, {"data": file}) for file in files))
+    assert [answer.status_code for answer in answers] == [200] * 3

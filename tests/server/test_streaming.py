@@ -79,6 +79,21 @@ async def test_a_failure_at_once_is_an_ordinary_problem(gateway: Gateway) -> Non
     assert response.json()["type"] == "urn:r2sm:problem:image-not-an-image"
 
 
+async def test_a_failure_after_a_sign_of_life_is_an_error_event(open_gateway: OpenGateway) -> None:
+    """The status has been sent by then, though no event has."""
+    async with open_gateway(max_in_flight=1, heartbeat_seconds=0.02) as gateway:
+        gateway.mllm.hanging = {"reason"}
+        async with post(gateway.app, "/v1/segment", body(), SSE):
+            await gateway.mllm.reached.wait()
+            response = await gateway.client.post(
+                "/v1/segment", json=body(timeout_ms=500), headers={"accept": SSE}
+            )
+    assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (200, SSE)
+    assert response.text.startswith(": still here\n\n")
+    [event] = read(response.text)
+    assert (event["type"], event["problem"]["type"]) == ("error", "urn:r2sm:problem:deadline-exceeded")
+
+
 async def test_forms_that_are_not_there_are_406(gateway: Gateway) -> None:
     response = await gateway.client.post("/v1/segment", json=body(), headers={"accept": "text/html"})
     assert (response.status_code, response.json()["type"]) == (406, "urn:r2sm:problem:not-acceptable")

@@ -18,7 +18,10 @@ from uvicorn.server import ServerState
 
 from server.errors import MALFORMED, RequestRejected
 from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
-from server.wire import WireLimits, bounded_protocol, bounded_websocket
+from server.running import wire_config
+from server.settings import Settings
+from server.sockets import largest_frame
+from server.wire import BoundedProtocol, WireLimits, bounded_protocol, bounded_websocket
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
@@ -172,10 +175,31 @@ async def test_a_connection_may_be_used_again_after_a_refusal(open_gateway: Open
             assert (await client.answer())[0] == 401
 
 
-async def test_connections_are_bounded(gateway: Gateway) -> None:
-    limits = WireLimits(connections=2)
-    async with listening(gateway, limits) as port, line(port), line(port), line(port) as third:
+@pytest.mark.parametrize(
+    "bounds", [{"limits": WireLimits(connections=2, header_seconds=600)}, {"max_connections": 2}]
+)
+async def test_connections_are_bounded(gateway: Gateway, bounds: dict[str, Any]) -> None:
+    patient = {"header_seconds": 600, **bounds}  # else a silent connection is closed for its silence
+    async with listening(gateway, **patient) as port, line(port), line(port), line(port) as third:
         assert await third.rest() == b""
+
+
+async def test_a_header_may_be_as_large_as_the_settings_say(gateway: Gateway) -> None:
+    async with listening(gateway, max_header_kib=8, header_seconds=600) as port, line(port) as client:
+        await client.send(POST + b"X-Long: " + b"x" * 9 * 1024)
+        answered, problem = await client.answer()
+    assert (answered, problem["detail"]) == (431, "it may have 8192 bytes")
+
+
+def test_a_gateway_is_served_with_the_bounds_of_its_settings() -> None:
+    settings = Settings(header_seconds=3, stall_seconds=4, max_connections=5, max_image_mb=1)
+    config = wire_config(FastAPI(), settings)
+    assert isinstance(config.http, type)
+    assert issubclass(config.http, BoundedProtocol)
+    assert config.http.bounds == settings.wire_limits
+    assert config.h11_max_incomplete_event_size == settings.wire_limits.header_bytes
+    assert config.ws_max_size == largest_frame(settings.upload_limits.image)
+    assert (config.ws_ping_interval, config.ws_ping_timeout) == (settings.heartbeat_seconds, 4)
 
 
 @pytest.mark.parametrize("text", [b"[" * 17, b'{"a":' * 17, b"[]" * MAX_BRACKETS, b'"\\"[" ' + b"[" * 17])

@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 
 from engines.evaluation.metrics import Mask
 
-LONGEST_RUN = 35  # bits, more than any picture has pixels
+LONGEST_RUN = 6  # characters of five bits each: a longer one is more than pycocotools' 32 bits can hold
 
 
 class BadMask(ValueError):
@@ -106,13 +106,14 @@ def _runs(counts: str) -> list[int]:
     """
     runs: list[int] = []
     value = shift = 0
+    longest = 5 * LONGEST_RUN
     for letter in counts:
         bits = ord(letter) - 48
         if not 0 <= bits < 64:
             raise BadMask("the run-length code holds characters that do not belong there")
         value |= (bits & 31) << shift
         shift += 5
-        if shift > LONGEST_RUN:
+        if shift > longest:
             raise BadMask("the run-length code holds a run without end")
         if bits & 32:
             continue

@@ -118,6 +118,7 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
         ({"polygon": [[0, 0, 100, 0, 100, 80]]}, "far outside the picture"),
         ({"polygon": [[0, 0, True, 0, 4, 4]]}, "not a number"),
         ({"visible_mask": {"size": [6, 8], "counts": "o" * 40}}, "without end"),
+        ({"visible_mask": {"size": [6, 8], "counts": r":\0^0foooooOloooooO"}}, "without end"),
     ],
 )
 def test_masks_that_are_none_of_the_picture_are_named(

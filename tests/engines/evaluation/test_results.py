@@ -132,16 +132,20 @@ async def test_an_answer_to_another_question_is_not_taken(tmp_path: Path) -> Non
 
 
 async def test_a_broken_off_run_keeps_what_it_has(tmp_path: Path) -> None:
-    path, server = tmp_path / "results.jsonl", Server()
+    path, server, reached = tmp_path / "results.jsonl", Server(), asyncio.Event()
 
     async def stuck(question: Question) -> Answer:
         if question.label == "3":
+            reached.set()
             await asyncio.Event().wait()
         return await server.segment(question)
 
     results = Results(path, RUN)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(evaluate(Halves(), stuck, results=results), 0.5)
+    running = asyncio.create_task(evaluate(Halves(), stuck, results=results))
+    await asyncio.wait_for(reached.wait(), 60)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
     results.close()
     again = Server()
     assert len((await run(path, again)).outcomes) == 6

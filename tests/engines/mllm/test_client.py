@@ -80,37 +80,44 @@ async def test_no_budget_means_no_call() -> None:
     assert server.seen == []
 
 
-async def leave_by_closing(client: MllmClient) -> None:
+Leave = Callable[[MllmClient, asyncio.Event], Awaitable[None]]
+"""Leaves a stream; the event is set when that has begun."""
+
+
+async def leave_by_closing(client: MllmClient, begun: asyncio.Event) -> None:
     stream = client.reason(IMAGE, "the mug", 20, timeout=SECONDS)
     assert await anext(stream) == ReasoningDelta("a", tokens=9)
     await stream.aclose()
 
 
-async def leave_by_cancelling(client: MllmClient) -> None:
+async def leave_by_cancelling(client: MllmClient, begun: asyncio.Event) -> None:
     task = asyncio.create_task(reason(client))
-    await asyncio.sleep(0.2)
+    await asyncio.wait_for(begun.wait(), SECONDS)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def leave_by_deadline(client: MllmClient) -> None:
-    with pytest.raises(DeadlineExceeded):
-        async for _ in client.reason(IMAGE, "the mug", 20, timeout=0.3):
-            pass
+async def leave_by_deadline(client: MllmClient, begun: asyncio.Event) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not begun.is_set():  # it may have passed before
+            with pytest.raises(DeadlineExceeded):
+                async for _ in client.reason(IMAGE, "the mug", 20, timeout=0.3):
+                    pass
 
 
 @pytest.mark.parametrize("leave", [leave_by_closing, leave_by_cancelling, leave_by_deadline])
-async def test_leaving_closes_the_connection(leave: Callable[[MllmClient], Awaitable[None]]) -> None:
-    left = asyncio.Event()
+async def test_leaving_closes_the_connection(leave: Leave) -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def reply(exchange: Exchange) -> None:
         await exchange.stream(chunk("a"))
+        begun.set()
         await exchange.until_left()
         left.set()
 
     async with client_of(reply) as (client, _):
-        await leave(client)
+        await leave(client, begun)
         await asyncio.wait_for(left.wait(), SECONDS)
 
 

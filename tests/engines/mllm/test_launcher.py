@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -21,6 +22,7 @@ from engines.mllm import launcher, leash
 from engines.mllm.launcher import Command, VllmServer, VllmServers
 from engines.mllm.tap.message import SOCKET
 from engines.mllm.vllm_config import VllmConfig
+from tests.waiting import until
 
 STAND_IN = Path(__file__).parent / "stand_in_server.py"
 LEASH = str(leash.__file__)
@@ -52,6 +54,16 @@ def wait_for(what: Callable[[], bool], seconds: float = 15.0) -> bool:
 def pids_in(file: Path) -> list[int]:
     assert wait_for(lambda: file.exists() and len(file.read_text().split()) == 2)
     return [int(pid) for pid in file.read_text().split()]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Those whose command line names the folder: a stand-in's, its leash's, and those that it has forked."""
+    found = list[int]()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if str(folder).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def free_port() -> int:
@@ -89,15 +101,19 @@ async def test_a_server_becomes_ready_and_leaves_nothing_when_stopped(tmp_path: 
     assert not os.path.exists(sockets.removeprefix("sockets in "))  # noqa: ASYNC240
 
 
-async def test_stop_is_safe_before_start_during_loading_and_twice(tmp_path: Path) -> None:
-    server = stand_in(tmp_path)
+@pytest.mark.parametrize("begun", [False, True])
+async def test_stop_is_safe_before_start_during_loading_and_twice(begun: bool, tmp_path: Path) -> None:
+    server, pids = stand_in(tmp_path), tmp_path / "pids"
     await server.stop()
     server.start()
-    await asyncio.sleep(0.05)
+    if begun:
+        await until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        assert len(processes_of(tmp_path)) == 3, "a leash, the server, and what it has started"
+    else:
+        await asyncio.sleep(0.05)
     await server.stop()
     await server.stop()
-    if (tmp_path / "pids").exists():
-        assert not any(alive(pid) for pid in pids_in(tmp_path / "pids"))
+    assert processes_of(tmp_path) == []
 
 
 async def test_a_server_that_dies_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

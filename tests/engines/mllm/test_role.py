@@ -13,6 +13,7 @@ from engines.mllm.image import MllmImage
 from engines.mllm.role import VllmRole
 from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
 from tests.engines.mllm.scripted_server import Exchange, scripted_server
+from tests.waiting import until
 
 PREFILL = Prefill(MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 28, 28), "the mug", "<think>")
 FAILED = {"error": {"message": "Internal server error", "code": 500}}
@@ -128,6 +129,7 @@ async def test_an_image_is_brought_by_one_call_while_others_wait_to_name_it(firs
         calls = [
             asyncio.create_task(role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())) for _ in range(3)
         ]
+        await until(lambda: bool(server.seen))
         await asyncio.sleep(0.2)
         assert len(server.seen) == 1
         go_on.set()

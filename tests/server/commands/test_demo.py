@@ -15,6 +15,7 @@ from rich.console import Console
 from engines.evaluation.samples import LONGEST, SAMPLES
 from server.commands.demo import WIDTH, as_table, telling_progress
 from server.schemas import SegmentResponse
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.vllm_fixture import ServedModel
@@ -61,14 +62,20 @@ async def test_progress_is_told_when_it_changes_and_repeated(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.commands.demo.REPEAT_SECONDS", 0.01)
+    told = list[str]()
+
+    def starting() -> int:
+        told.extend(line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines())
+        return told.count("starting")
+
     async with telling_progress("loading") as tell:
         tell("starting")
         tell("starting")
-        await asyncio.sleep(0.1)
-    lines = [line.split(" s  ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == "starting"
-    assert lines.count("starting") >= 3
-    assert lines[-1] == "ready"
+        assert starting() == 1
+        await until(lambda: starting() >= 3)
+    assert starting() >= 3
+    assert told[0] == "starting"
+    assert told[-1] == "ready"
 
 
 @pytest.mark.vllm

@@ -216,10 +216,11 @@ async def test_a_refused_request_is_refused_at_once_and_held_against_nobody() ->
 async def test_a_deadline_is_held_against_nobody() -> None:
     async with farm() as those:
         those.servers[0].gate.clear()
-        for _ in range(3):
-            with pytest.raises(DeadlineExceeded):
-                await those.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline(0.3))
-        assert (those.asked(), those.heard.ejections) == ([3, 0], [])
+        async with asyncio.timeout(SECONDS):
+            while sum(those.asked()) < 3:  # a call may be late before it gets there
+                with pytest.raises(DeadlineExceeded):
+                    await those.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline(0.3))
+        assert (those.asked()[1], those.heard.ejections) == (0, [])
         assert set(those.heard.outstanding.values()) == {0}
         those.servers[0].gate.set()
 
