@@ -29,6 +29,8 @@ from server.wire import bounded_protocol, bounded_websocket
 
 BACKLOG = 2048
 POLL_SECONDS = 0.25
+MOST_PATIENCE = 2
+"""After so many wishes to stop nothing is waited for."""
 FLUSH_SECONDS = 2
 """How long clients may take the last bytes of their answers when everything has been answered."""
 
@@ -77,13 +79,18 @@ class RunningGateway:
         await asyncio.wait((self._serving,))
 
     def stop(self) -> None:
-        """Take nothing new, finish what is under way, for a while, and stop; called again, stop at once."""
-        if self._draining:
-            self._draining[0].cancel()
-            self._server.should_exit = True  # a drain that had not begun yet cannot say so
-            self._server.force_exit = True
-        else:
-            self._draining.append(asyncio.create_task(self._drain()))
+        """Take nothing new, finish what is under way, for a while, and stop.
+
+        Called again, end what is under way, with an error each, and stop; once more, stop without.
+        """
+        if len(self._draining) == MOST_PATIENCE:
+            self._server.should_exit = self._server.force_exit = True
+            return
+        seconds = self._shutdown_seconds
+        for drain in self._draining:
+            drain.cancel()
+            seconds = 0.0
+        self._draining.append(asyncio.create_task(self._drain(seconds)))
 
     async def stopped(self) -> None:
         """Stop, unless that has been asked for already, and wait until it has come about."""
@@ -113,11 +120,11 @@ class RunningGateway:
         services: Services | None = getattr(self._app.state, "services", None)
         return services
 
-    async def _drain(self) -> None:
+    async def _drain(self, seconds: float) -> None:
         try:
             services = self._services()
-            if services is not None and not await services.drain(self._shutdown_seconds):
-                logger.warning("not all requests were done within %g s", self._shutdown_seconds)
+            if services is not None and not await services.drain(seconds):
+                logger.warning("not all requests were done within %g s", seconds)
         finally:
             self._server.should_exit = True
 

@@ -74,18 +74,29 @@ def bounded_websocket(limits: WireLimits) -> type[WebSocketsSansIOProtocol]:
     return Bounded
 
 
-def _with_few_headers(app: ASGIApp, most: int) -> ASGIApp:
+def _with_small_headers(app: ASGIApp, bounds: WireLimits) -> ASGIApp:
     async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
-        if len(scope["headers"]) <= most:
+        allowed = _allowed(scope, bounds)
+        if allowed is None:
             await app(scope, receive, send)
             return
         asked = Headers(scope=scope).get(REQUEST_ID)
-        refusal = _refusal(HEADERS_TOO_LARGE, f"the header may have {most} fields", asked)
+        refusal = _refusal(HEADERS_TOO_LARGE, allowed, asked)
         response = as_response(refusal)
         response.headers[REQUEST_ID] = str(refusal.request_id)
         await response(scope, receive, send)
 
     return bounded
+
+
+def _allowed(scope: Scope, bounds: WireLimits) -> str | None:
+    """What a header that is too large may be; h11 has counted the bytes of those alone that came in several parts."""
+    if len(scope["headers"]) > bounds.headers:
+        return f"the header may have {bounds.headers} fields"
+    line = len(scope["raw_path"]) + len(scope["query_string"])
+    if line + sum(len(name) + len(value) for name, value in scope["headers"]) > bounds.header_bytes:
+        return f"the header may have {bounds.header_bytes} bytes"
+    return None
 
 
 def _refusal(kind: Kind, detail: str, asked: str | None = None) -> Problem:
@@ -108,7 +119,7 @@ class BoundedProtocol(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.app = _with_few_headers(self.app, self.bounds.headers)
+        self.app = _with_small_headers(self.app, self.bounds)
         self._timer: asyncio.TimerHandle | None = None
         self._timed: object = None
         """What the timer is for: the state of h11 that must not last."""

@@ -213,7 +213,8 @@ async def test_a_second_signal_waits_for_no_request(at_once: bool, tmp_path: Pat
         child.process.send_signal(signal.SIGCONT)
         async with asyncio.timeout(PATIENCE):
             assert await child.process.wait() == 0
-        await asyncio.gather(asked, return_exceptions=True)
+        answer = await asked
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:r2sm:problem:draining")
 
 
 LOADING = """

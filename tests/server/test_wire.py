@@ -184,11 +184,17 @@ async def test_connections_are_bounded(gateway: Gateway, bounds: dict[str, Any])
         assert await third.rest() == b""
 
 
-async def test_a_header_may_be_as_large_as_the_settings_say(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("end", "detail"), [(b"", "it may have 8192 bytes"), (b"\r\n\r\n", "the header may have 8192 bytes")]
+)
+async def test_a_header_may_be_as_large_as_the_settings_say(
+    gateway: Gateway, end: bytes, detail: str
+) -> None:
+    """Both where it has no end and where all of it comes at once."""
     async with listening(gateway, max_header_kib=8, header_seconds=600) as port, line(port) as client:
-        await client.send(POST + b"X-Long: " + b"x" * 9 * 1024)
+        await client.send(POST + b"X-Long: " + b"x" * 9 * 1024 + end)
         answered, problem = await client.answer()
-    assert (answered, problem["detail"]) == (431, "it may have 8192 bytes")
+    assert (answered, problem["detail"]) == (431, detail)
 
 
 def test_a_gateway_is_served_with_the_bounds_of_its_settings() -> None:
