@@ -21,7 +21,12 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Type
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """What makes the image upright; a block that cannot be read says nothing."""
+    """What makes the image upright; a block that cannot be read says nothing.
+
+    A PNG may have it after the pixels, so one that has none before them is decoded. Raises what decoders raise.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        image.load()
     exif = Image.Exif()
     try:
         exif.load(image.info.get("exif", b""))
@@ -31,6 +36,6 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height once it is upright; no pixel is decoded."""
+    """Width and height once it is upright. Raises as `turn_of`."""
     aside = turn_of(image) in {TURNS[number] for number in (5, 6, 7, 8)}
     return (image.height, image.width) if aside else image.size

@@ -2,10 +2,11 @@
 
 ``python -m loadtests.soak`` starts ``r2sm serve``; ``--command`` starts another one. Each round measures the goodput
 of a gateway that is just busy, then of one that is asked ten times as much, then how soon it is itself again, and its
-goodput once more: its best is the mean of before and after, for machines that are shared change their speed. With
-``--redis`` a Redis is started, too, and killed and started anew in each overload. The exit code is 1 if a promise is
-broken: goodput below 0.9 of its best, more than 5 s to recover, memory or open files that grow, an answer with a
-status that is no refusal.
+goodput once more: its best is the mean of before and after, for machines that are shared change their speed.
+Nearly every picture is new to the gateway (``--images 3``: soon none), and its caches are small, so that they are
+full in the first round, whose memory is the level of the others. With ``--redis`` a Redis is started, too, and killed
+and started anew in each overload. The exit code is 1 if a promise is broken: goodput below 0.9 of its best, more than
+5 s to recover, memory or open files that grow, an answer with a status that is no refusal.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 
 import aiohttp
 import cv2
@@ -46,6 +48,14 @@ START_SECONDS, STOP_SECONDS = 600.0, 120.0
 LOG_BYTES = 65_536
 SQUARE = 8
 """Pixels of a picture's side that hold a bit of its number, enough to outlast JPEG."""
+IMAGES = 8192
+SMALL_CACHES = {
+    "R2SM_EMBEDDING_CACHE_MIB": "64",
+    "R2SM_IMAGE_CACHE_MIB": "64",
+    "R2SM_STORED_IMAGES_MIB": "64",
+}
+RATE_LIMIT = {"R2SM_RATE_LIMIT": "1000000/minute"}
+"""Refuses nobody, but is asked: of Redis, where there is one."""
 EXPECTED = {"200", "429", "503", "504", "left"}
 
 
@@ -266,9 +276,16 @@ class RestartingRedis:
 
 
 @asynccontextmanager
-async def gateway(command: list[str]) -> AsyncIterator[tuple[int, str]]:
-    """The process id and the URL of a gateway that is ready; it is stopped as an operator would. Its log is shown."""
-    child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+async def gateway(
+    command: list[str], settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[tuple[int, str]]:
+    """The process id and the URL of a gateway that is ready; it is stopped as an operator would. Its log is shown.
+
+    The environment goes before `settings`.
+    """
+    child = await asyncio.create_subprocess_exec(
+        *command, stderr=asyncio.subprocess.PIPE, env={**settings, **os.environ}
+    )
     log: asyncio.Queue[str] = asyncio.Queue()
     heard = False
 
@@ -312,12 +329,13 @@ async def soak(options: argparse.Namespace) -> int:
     end = time.monotonic() + 60 * options.minutes
     redis = RestartingRedis() if options.redis else None
     command = shlex.split(options.command)
+    settings = dict(SMALL_CACHES)
     try:
         if redis is not None:
             await redis.start()
             command += ["--redis-url", redis.url]
-            os.environ.setdefault("R2SM_RATE_LIMIT", "1000000/minute")  # so that it is asked at all
-        async with gateway(command) as (pid, url):
+            settings |= RATE_LIMIT
+        async with gateway(command, settings) as (pid, url):
             pool, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(options.timeout_ms / 500)
             async with aiohttp.ClientSession(url, connector=pool, timeout=timeout) as http:
                 run = Soak(http, pid, options, redis)
@@ -339,10 +357,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=OVERLOAD_SECONDS, help="how long an overload lasts")
     parser.add_argument("--clients", type=int, default=8, help="how many at once keep the gateway just busy")
     parser.add_argument(
-        "--images",
-        type=int,
-        default=len(SAMPLES),
-        help="how many there are; a few are soon known to the gateway",
+        "--images", type=int, default=IMAGES, help="how many there are; a few are soon known to the gateway"
     )
     parser.add_argument("--timeout-ms", type=int, default=20_000, help="the deadline of each request")
     parser.add_argument("--redis", action="store_true", help="restart a Redis in each overload")

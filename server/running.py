@@ -126,7 +126,8 @@ class RunningGateway:
             if services is not None and not await services.drain(seconds):
                 logger.warning("not all requests were done within %g s", seconds)
         finally:
-            self._server.should_exit = True
+            if asyncio.current_task() is self._draining[-1]:  # else another one ends what is under way first
+                self._server.should_exit = True
 
 
 @asynccontextmanager

@@ -8,7 +8,6 @@ import io
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -31,6 +30,7 @@ from engines.evaluation.runner import evaluate as run_evaluation
 from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 from server.client import SegmentClient, SegmentFailed
+from server.commands.folders import make_folder
 from server.retries import NEVER
 from server.schemas import HeatmapInfo, SegmentResponse
 
@@ -103,7 +103,7 @@ def evaluate(
             else _open(dataset, data, split, fields)
         )
         if report is not None:
-            _make_folder(report)
+            make_folder(report, "--report")
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
         if results:
@@ -155,14 +155,6 @@ def _tables(published: Sequence[Path], report: Path | None) -> tuple[Table, ...]
     if published and report is None:
         raise InvalidInput("--published adds to the tables of --report, which is not asked for")
     return with_brought(published)
-
-
-def _make_folder(report: Path) -> None:
-    try:
-        report.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=report).close()
-    except OSError as error:
-        raise InvalidInput(f"--report: nothing can be written in {report}: {error.strerror}") from error
 
 
 def _write_report(

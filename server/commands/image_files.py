@@ -6,12 +6,12 @@ import glob
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import typer
 from PIL import Image
 
 from engines.errors import ImageRejected
+from server.commands.folders import make_folder, require_writable
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import SegmentResponse
@@ -44,7 +44,7 @@ def overlay_of_one(images: list[Path], out: Path, *, force: bool) -> dict[Path, 
     """The one image with the file of its overlay, `out`. Raises `BadParameter` as `overlays_of_many`."""
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE or out.is_dir():
         raise typer.BadParameter(f"--out: {out} is not the name of an image file, such as overlay.png")
-    _check_folder(out.parent)
+    require_writable(out.parent, "--out")
     _check_free(images, [out], force)
     return dict.fromkeys(images, out)
 
@@ -63,20 +63,9 @@ def overlays_of_many(images: list[Path], out: Path, *, force: bool) -> dict[Path
             raise typer.BadParameter(
                 f"--out: {image} and another image would both have their overlay at {overlay}"
             )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise typer.BadParameter(f"--out: {out} cannot be made a folder: {error.strerror}") from error
-    _check_folder(out)
+    make_folder(out, "--out")
     _check_free(images, overlays.values(), force)
     return overlays
-
-
-def _check_folder(folder: Path) -> None:
-    try:
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise typer.BadParameter(f"--out: nothing can be written in {folder}: {error.strerror}") from error
 
 
 def _check_free(images: Iterable[Path], overlays: Iterable[Path], force: bool) -> None:

@@ -56,6 +56,14 @@ def test_a_whole_bundle_takes_the_place_of_the_former(models: Path) -> None:
     assert [path.name for path in models.iterdir()] == ["bundle"]
 
 
+def test_a_volume_without_hard_links_will_do(models: Path) -> None:
+    (models.parent / "cp").write_text("#!/bin/sh\nmkdir copy; touch copy/half; exit 1\n")
+    (models.parent / "cp").chmod(0o755)
+    assert download(models, "a whole one") == 0
+    assert (models.parent / "found").read_text() == "", "nothing half copied is taken for whole"
+    assert (models / "bundle" / "bundle.json").read_text() == "a whole one\n"
+
+
 def test_a_broken_bundle_is_not_served(models: Path) -> None:
     assert download(models, "half of one") != 0
     assert (models / "bundle" / "bundle.json").read_text() == "the first"

@@ -49,9 +49,9 @@ class Live:
         return f"ws://127.0.0.1:{self.port}/v1/segment/stream"
 
     async def idle(self) -> None:
-        """Wait until nothing is worked on, which comes long before a request's deadline."""
+        """Wait at most a second until nothing is worked on."""
         mllm, admission = self.gateway.mllm, self.gateway.services.admission
-        await until(lambda: not (mllm.running or admission.present), seconds=20)
+        await until(lambda: not (mllm.running or admission.present), seconds=1)
 
 
 @pytest.fixture

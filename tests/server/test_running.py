@@ -10,10 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from engines.errors import BundleError, MllmUnavailable
@@ -26,6 +30,7 @@ from server.settings import Settings
 from tests.server.conftest import photo, settings_for
 from tests.tiny_bundle import build_tiny_bundle
 from tests.vllm_fixture import demo_bundle
+from tests.waiting import until
 
 NOBODY = "http://127.0.0.1:9"
 RUN = "from server.cli import main; main()"
@@ -210,3 +215,32 @@ async def test_a_model_that_writes_its_decision_is_not_asked_for_it(real: Runnin
     assert "decide" not in written.timings_ms
     assert unwritten.timings_ms["decide"] > 0
     assert 0.5 <= written.decision.confidence <= 1.0
+
+
+async def test_each_wish_to_stop_is_less_patient_than_the_one_before() -> None:
+    waiting = list[float]()
+
+    async def drain(seconds: float) -> bool:
+        waiting.append(seconds)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            waiting.remove(seconds)
+        return True
+
+    app = FastAPI()
+    app.state.services = SimpleNamespace(drain=drain)
+    server: Any = SimpleNamespace(should_exit=False, force_exit=False)
+    unused: Any = None
+    gateway = RunningGateway("http://127.0.0.1:1", unused, None, app, server, unused, 9.0)
+    try:
+        for patience in (9.0, 0.0):
+            gateway.stop()
+            await until(partial(waiting.__eq__, [patience]))
+            assert not server.should_exit, "what is under way is ended first"
+        gateway.stop()
+        assert server.should_exit
+        assert server.force_exit
+    finally:
+        for one in gateway._draining:
+            one.cancel()

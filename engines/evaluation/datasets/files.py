@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from engines.evaluation.questions import Fault, FaultyData
-from engines.upright import upright_size
+from engines.upright import DAMAGE, upright_size
 
 
 def read_json(path: Path) -> Any:
@@ -58,7 +58,7 @@ def read_picture(path: Path | None, where: str, annotated: tuple[int, int] | Non
 
 
 def parse_picture(data: bytes, where: str) -> Picture:
-    """An encoded picture with its size; its pixels are not decoded.
+    """An encoded picture with its size. No pixel is decoded, but for a PNG's, where EXIF might come after them.
 
     Raises:
         FaultyData: it is no picture.
@@ -66,7 +66,7 @@ def parse_picture(data: bytes, where: str) -> Picture:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             width, height = upright_size(opened)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         raise FaultyData(Fault("unreadable_image", where, f"the picture cannot be read: {error}")) from error
     return Picture(data, (height, width))
 
