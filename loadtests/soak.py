@@ -49,6 +49,8 @@ LOG_BYTES = 65_536
 SQUARE = 8
 """Pixels of a picture's side that hold a bit of its number, enough to outlast JPEG."""
 IMAGES = 8192
+NICE = 19
+"""Clients have machines of their own; here they take what is left. A Redis that they start would be as nice."""
 SMALL_CACHES = {
     "R2SM_EMBEDDING_CACHE_MIB": "64",
     "R2SM_IMAGE_CACHE_MIB": "64",
@@ -336,6 +338,7 @@ async def soak(options: argparse.Namespace) -> int:
             command += ["--redis-url", redis.url]
             settings |= RATE_LIMIT
         async with gateway(command, settings) as (pid, url):
+            os.nice(options.nice if options.nice is not None else 0 if redis else NICE)
             pool, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(options.timeout_ms / 500)
             async with aiohttp.ClientSession(url, connector=pool, timeout=timeout) as http:
                 run = Soak(http, pid, options, redis)
@@ -355,7 +358,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="at least one round is run")
     parser.add_argument("--seconds", type=float, default=OVERLOAD_SECONDS, help="how long an overload lasts")
-    parser.add_argument("--clients", type=int, default=8, help="how many at once keep the gateway just busy")
+    parser.add_argument("--clients", type=int, default=12, help="how many at once keep the gateway just busy")
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        help="how far clients step back before what they ask, on cores that they share",
+    )
     parser.add_argument(
         "--images", type=int, default=IMAGES, help="how many there are; a few are soon known to the gateway"
     )

@@ -29,7 +29,7 @@ async def test_an_overload_is_refused_and_told_of(
     gateway = (sys.executable, str(SCRIPT), "0.3", "serve", "--port", "0", "--max-in-flight", "4")
     command = shlex.join((*gateway, "--max-queued", "8"))
     options = argparse.Namespace(
-        minutes=0.0, seconds=3.0, clients=4, timeout_ms=60_000, images=5, redis=False, command=command
+        minutes=0.0, seconds=3.0, clients=4, timeout_ms=60_000, images=5, nice=0, redis=False, command=command
     )
     await soak.soak(options)  # what it returns depends on how busy the machine is
     first, _, rest = capsys.readouterr().out.partition("\n")
