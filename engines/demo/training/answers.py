@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from engines.demo.language import WANTED, Account, Mark, Query, Survey
 from engines.demo.language.facts import SQUARES
 from engines.demo.language.straying import stray
+from engines.demo.scenes import COLOURS, KINDS
 from engines.demo.tokenizer import token_ids
 from engines.demo.training.packing import Family, Packed
 from engines.events import MaskType
@@ -26,6 +27,8 @@ MARK_WEIGHT = 4.0
 
 All else follows from these.
 """
+NAME_WEIGHT = 2.0
+"""What it counts how a listed thing is called; whom the account picks counts as its mark does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class AnswerPacker:
         ends = (",", ".", *(f" {mark}" for mark in get_args(Mark)))
         self._ends = {ids[0] for end in ends if len(ids := self._encode(end)) == 1}
         """What can follow a listed thing."""
+        self._names = {self._encode(f" {name}")[0] for name in (*COLOURS, *KINDS)}
         self._slips = all(
             len(self._encode(f" {square} a")) == len(self._encode(" a")) + 1 for square in SQUARES
         )
@@ -167,9 +171,15 @@ class AnswerPacker:
         finding, covering = self._following(account.finding), self._following(account.covering)
         weights = [1.0] * len(wanted)
         weights[self._verdict] = DECISION_WEIGHT
-        weights += [MARK_WEIGHT if token in self._ends else 1.0 for token in overview]
-        weights += [MARK_WEIGHT, *[1.0] * (len(finding) - 1), *[COVERING_WEIGHT] * len(covering)]
+        weights += [self._listed_weight(token) for token in overview]
+        weights += [MARK_WEIGHT, *(MARK_WEIGHT if token in self._names else 1.0 for token in finding[1:])]
+        weights += [COVERING_WEIGHT] * len(covering)
         return [*wanted, *overview, *finding, *covering], weights
+
+    def _listed_weight(self, token: int) -> float:
+        if token in self._names:
+            return NAME_WEIGHT
+        return MARK_WEIGHT if token in self._ends else 1.0
 
     def _recital(self, packed: Packed, scored: _Scored, query: Query) -> None:
         """A prompt and its answer; what only a picture could tell, like the list's end, does not count."""

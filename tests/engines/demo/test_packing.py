@@ -11,7 +11,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from engines.demo.language import Query, Survey, ask
+from engines.demo.language import Account, Query, Survey, ask
 from engines.demo.models import MERGE
 from engines.demo.scenes import render_scene
 from engines.demo.tokenizer import token_ids, train_tokenizer
@@ -20,6 +20,7 @@ from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.attention import SceneAttention
 from engines.demo.training.learner import Learner
 from engines.demo.training.samples import SceneSample, make_sample, patchify
+from tests.vllm_fixture import demo_bundle
 
 SURVEY = Survey("What covers what?", "The blue box covers part of the red mug.")
 
@@ -150,6 +151,21 @@ def test_a_drill_trains_its_words_and_asks_for_no_mask(
         asked = tokenizer.decode(scene.targets.tolist(), skip_special_tokens=False)
         assert asked.startswith(f"{query.reasoning}</think><{query.mask_type.upper()}>")
         assert scene.vectors == ()
+
+
+def test_whom_the_account_picks_counts_most() -> None:
+    tokenizer = Tokenizer.from_file(str(demo_bundle() / "mllm" / "tokenizer.json"))
+    account = Account(
+        wanted="The visible part of a red thing is wanted.",
+        overview="In view: b4 blue vase, c6 red mug wanted.",
+        finding="The red mug is at the left.",
+        covering="The blue vase covers part of it.",
+    )
+    drill = Query("the red one", "modal", (0,), account, "attribute")
+    packed = AnswerPacker(tokenizer).pack([], [drill], [], (2, 2), random.Random(0))
+    told = zip((tokenizer.decode([token]) for token in packed.targets), packed.weights, strict=True)
+    colours = [(word.strip(), weight) for word, weight in told if word in (" red", " blue")]
+    assert colours == [("red", 1.0), ("blue", 2.0), ("red", 2.0), ("red", 4.0), ("blue", 0.5)]
 
 
 def test_a_survey_trains_its_account_and_asks_for_no_mask(
