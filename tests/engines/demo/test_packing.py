@@ -154,7 +154,9 @@ def test_a_drill_trains_its_words_and_asks_for_no_mask(
 
 
 def test_whom_the_account_picks_counts_most() -> None:
-    tokenizer = Tokenizer.from_file(str(demo_bundle() / "mllm" / "tokenizer.json"))
+    bundle = demo_bundle()
+    assert bundle is not None
+    tokenizer = Tokenizer.from_file(str(bundle / "mllm" / "tokenizer.json"))
     account = Account(
         wanted="The visible part of a red thing is wanted.",
         overview="In view: b4 blue vase, c6 red mug wanted.",
