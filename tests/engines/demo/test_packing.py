@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from engines.demo.language import Account, Query, Survey, ask
 from engines.demo.models import MERGE
 from engines.demo.scenes import render_scene
+from engines.demo.ship import BUNDLE
 from engines.demo.tokenizer import token_ids, train_tokenizer
 from engines.demo.train import build_learner
 from engines.demo.training.answers import AnswerPacker, PackedScene
 from engines.demo.training.attention import SceneAttention
 from engines.demo.training.learner import Learner
 from engines.demo.training.samples import SceneSample, make_sample, patchify
-from tests.vllm_fixture import demo_bundle
 
 SURVEY = Survey("What covers what?", "The blue box covers part of the red mug.")
 
@@ -154,9 +154,7 @@ def test_a_drill_trains_its_words_and_asks_for_no_mask(
 
 
 def test_whom_the_account_picks_counts_most() -> None:
-    bundle = demo_bundle()
-    assert bundle is not None
-    tokenizer = Tokenizer.from_file(str(bundle / "mllm" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(BUNDLE / "mllm" / "tokenizer.json"))
     account = Account(
         wanted="The visible part of a red thing is wanted.",
         overview="In view: b4 blue vase, c6 red mug wanted.",
