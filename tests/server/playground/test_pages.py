@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from PIL import Image
@@ -25,6 +26,12 @@ async def test_pages_may_run_nothing_from_elsewhere_and_are_not_sent_twice(
     assert response.headers["x-content-type-options"] == "nosniff"
     again = await gateway.client.get(path, headers={"if-none-match": response.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_nothing_can_be_asked_before_the_scripts_are_there(gateway: Gateway) -> None:
+    page = (await gateway.client.get("/")).text
+    [button] = re.findall(r"<button[^>]* id=\"run\"[^>]*>", page)
+    assert "disabled" in button, "the browser would send the form itself"
 
 
 async def test_scripts_have_the_type_that_browsers_insist_on(gateway: Gateway) -> None:
