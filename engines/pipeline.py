@@ -14,7 +14,7 @@ from engines.draft_budget import Clock, DraftBudget, DraftLimits, Experience
 from engines.drafts import Drafter
 from engines.early import EarlyDecoder
 from engines.embeddings import Embeddings
-from engines.errors import MllmUnavailable, first_fault
+from engines.errors import InvalidInput, MllmUnavailable, first_fault
 from engines.events import (
     Accepted,
     DecisionMade,
@@ -149,6 +149,8 @@ class Pipeline:
             await self._by_points(ticket, image)
 
     async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
+        if ticket.request.forced_type is None and not self._answer.decides:
+            raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))

@@ -15,7 +15,7 @@ from PIL import Image
 from engines.assembly import PipelineLimits, open_pipeline
 from engines.deadline import Deadline
 from engines.draft_budget import DraftLimits
-from engines.errors import DeadlineExceeded, EngineError, ImageRejected, MllmUnavailable, VisionFailed
+from engines.errors import DeadlineExceeded, EngineError, ImageRejected, InvalidInput, MllmUnavailable, VisionFailed
 from engines.events import (
     Accepted,
     DecisionMade,
@@ -31,7 +31,7 @@ from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion
 from engines.mllm.image import MllmImageConfig
 from engines.pipeline import NO_AMODAL, Pipeline
-from engines.request import SegmentRequest
+from engines.request import MaskChoice, SegmentRequest
 from engines.vision import masks
 from tests.stand_ins import TINY_VISION, FaultyVision, ScriptedMllm
 
@@ -313,3 +313,16 @@ async def test_a_model_without_decision_tokens_warns_of_its_amodal_masks(vision:
         for mask_type, warnings in (("modal", ()), ("amodal", (NO_AMODAL,)), ("both", (NO_AMODAL,))):
             events = await run(pipeline, SegmentRequest("the mug", mask_type=mask_type))  # type: ignore[arg-type]
             assert of(DecisionMade, events)[0].warnings == warnings
+
+
+@pytest.mark.parametrize("mask_type", ["auto", "both"])
+async def test_a_model_that_cannot_decide_is_not_let_reason_first(
+    mask_type: MaskChoice, vision: FaultyVision
+) -> None:
+    answer = AnswerFormat(tokens=AnswerTokens(modal=None, amodal=None, no_object=None))
+    mllm = ScriptedMllm()
+    async with open_pipeline(answer, 0.0, mllm, vision, PipelineLimits()) as pipeline:
+        with pytest.raises(InvalidInput, match="mask_type"):
+            await run(pipeline, SegmentRequest("the mug", mask_type=mask_type))
+        assert not mllm.calls
+        assert of(MaskReady, await run(pipeline, SegmentRequest("the mug", mask_type="modal")))
