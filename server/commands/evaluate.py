@@ -183,13 +183,15 @@ async def ask_all(
         if not await client.ready():
             raise SegmentFailed(f"the server at {client.url} is not ready")
         with tqdm(total=_count(questions, plan), unit="query", desc="evaluate", smoothing=0.05) as bar:
-            return await run_evaluation(
+            ran = await run_evaluation(
                 questions,
                 asking(client, mask_type, heatmaps),
                 plan,
                 results=results,
                 on_outcome=lambda _: bar.update(),
             )
+            bar.total = bar.n  # a limit may be above what there is
+            return ran
 
 
 def _count(questions: DataSet, plan: Plan) -> int | None:

@@ -222,6 +222,18 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
     assert "no words" in strict.stderr
 
 
+def test_a_limit_above_what_there_is_fills_the_bar_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(200, monkeypatch)
+    folder = layouts.r2sm(tmp_path, layouts.query())
+    arguments = ["evaluate", "--dataset", "r2sm", "--data", str(folder), "--limit", "50"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "100%" in result.stderr
+    assert "1/1 " in result.stderr
+
+
 def test_a_data_set_of_which_nothing_can_be_used_is_no_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
