@@ -31,6 +31,13 @@ SEEN = (" behind ", " in front of ")
 """What only a picture can tell: recitals are never about it."""
 DRILLED: frozenset[Form] = frozenset({"position", "plural", "relation", "absent"})
 """What drills are about more often: it needs a look at several things, or at all."""
+DRAWN = 3
+"""How many scenes are sketched for each that is drawn: that in which most things are half hidden.
+
+They are what the list of what is in view misses most often: in one scene as it comes, one thing of five is such.
+"""
+HALF_HIDDEN = 0.35
+"""The share of a thing that others cover, from which on it counts as half hidden."""
 Stage = Literal["heads", "sight", "towers", "joint", "words"]
 
 
@@ -85,8 +92,9 @@ class SceneFeed(IterableDataset[Batch]):
             index += stride
 
     def _batch(self, index: int, packer: AnswerPacker) -> Batch:
-        seeds = [(index * self._size.scenes + i) % len(TRAINING_SEEDS) for i in range(self._size.scenes)]
         rng = random.Random(index)
+        first = index * self._size.scenes
+        seeds = [hardest(DRAWN * (first + place)) for place in range(self._size.scenes)]
         scenes = [render_scene(seed, longest=_longest(rng)) for seed in seeds]
         if self._stage == "sight":
             return Batch([make_view(scene) for scene in scenes], [], [], [])
@@ -106,6 +114,17 @@ class SceneFeed(IterableDataset[Batch]):
         surveys = [survey(scene, rng)] if rng.random() < SURVEYED else []
         grid = (view.grid[0] // MERGE, view.grid[1] // MERGE)
         return packer.pack(queries, drills, surveys, grid, rng)
+
+
+def hardest(seed: int) -> int:
+    """Of `DRAWN` training seeds from `seed` on, that whose scene, drawn small, has most things half hidden."""
+    seeds = [(seed + place) % len(TRAINING_SEEDS) for place in range(DRAWN)]
+    return max(seeds, key=lambda one: half_hidden(render_scene(one, longest=SHORTEST)))
+
+
+def half_hidden(scene: Scene) -> int:
+    """How many things of a scene are half hidden."""
+    return sum(item.hidden >= HALF_HIDDEN for item in scene.objects)
 
 
 def preferring(forms: frozenset[Form], scene: Scene, count: int, rng: random.Random) -> list[Query]:

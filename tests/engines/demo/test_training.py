@@ -13,10 +13,22 @@ from tokenizers import Tokenizer
 from engines.bundles import Bundle
 from engines.demo import ship
 from engines.demo.language import ask
-from engines.demo.scenes import render_scene
+from engines.demo.scenes import TRAINING_SEEDS, render_scene
 from engines.demo.tokenizer import train_tokenizer
 from engines.demo.train import CHECKPOINT, STEPS, TOKENIZER, build_learner, main, rest
-from engines.demo.training.feed import DRILLED, SEEN, Batch, BatchSize, Stage, open_feed, preferring, tellable
+from engines.demo.training.feed import (
+    DRAWN,
+    DRILLED,
+    SEEN,
+    Batch,
+    BatchSize,
+    Stage,
+    half_hidden,
+    hardest,
+    open_feed,
+    preferring,
+    tellable,
+)
 from engines.demo.training.learner import Learner
 from engines.demo.training.loop import Progress, Schedule, make_optimisers, restore, save, train
 from engines.errors import CheckpointError
@@ -83,6 +95,17 @@ def test_batches_depend_on_their_number_alone(tokenizer: Tokenizer) -> None:
     alone = next(open_feed("joint", tokenizer, BatchSize(1, 2, 1, 2), start=1, workers=0))
     assert (second.packed[0].ids == alone.packed[0].ids).all()
     assert (second.samples[0].pixels == alone.samples[0].pixels).all()
+
+
+def test_the_fuller_of_several_scenes_is_trained_on() -> None:
+    sketched = {seed: half_hidden(render_scene(seed, longest=160)) for seed in range(30)}
+    firsts = range(0, 30, DRAWN)
+    chosen = [hardest(first) for first in firsts]
+    assert all(first <= seed < first + DRAWN for first, seed in zip(firsts, chosen, strict=True))
+    most = [max(sketched[first + place] for place in range(DRAWN)) for first in firsts]
+    assert [sketched[seed] for seed in chosen] == most
+    assert hardest(TRAINING_SEEDS.stop - 1) in TRAINING_SEEDS
+    assert sum(most) > 1.3 * sum(sketched.values()) / DRAWN
 
 
 def test_drills_ask_more_for_what_needs_a_look_at_several_things() -> None:
