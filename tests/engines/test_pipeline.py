@@ -15,7 +15,14 @@ from PIL import Image
 from engines.assembly import PipelineLimits, open_pipeline
 from engines.deadline import Deadline
 from engines.draft_budget import DraftLimits
-from engines.errors import DeadlineExceeded, EngineError, ImageRejected, InvalidInput, MllmUnavailable, VisionFailed
+from engines.errors import (
+    DeadlineExceeded,
+    EngineError,
+    ImageRejected,
+    InvalidInput,
+    MllmUnavailable,
+    VisionFailed,
+)
 from engines.events import (
     Accepted,
     DecisionMade,
