@@ -225,6 +225,7 @@ class Settings(BaseSettings):
             header_seconds=self.header_seconds,
             stall_seconds=self.stall_seconds,
             connections=self.max_connections,
+            upload_seconds=self.upload_seconds,
         )
 
     @property

@@ -15,6 +15,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import SecurityError
+from websockets.http11 import MAX_LINE_LENGTH
 
 from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, Kind, as_response, problem
 from server.schemas import Problem
@@ -33,7 +35,7 @@ class WireLimits:
     client that does not take the end of its answer is cut off after as long. One that is waited for, because it has
     not taken what was written, is cut off when it takes less than `bytes_per_second` for `stall_seconds` and
     `linger_seconds`; so is one that does not take the last of what was written before its connection closes. No more
-    than `connections` are open.
+    than `connections` are open. The answer to a WebSocket's ping may be late by `upload_seconds` while a frame arrives.
     """
 
     header_bytes: int = 32_768
@@ -43,6 +45,7 @@ class WireLimits:
     stall_seconds: float = 20.0
     bytes_per_second: int = 1000
     connections: int = 4096
+    upload_seconds: float = 30.0
 
 
 def bounded_protocol(limits: WireLimits) -> type[H11Protocol]:
@@ -55,21 +58,10 @@ def bounded_protocol(limits: WireLimits) -> type[H11Protocol]:
 
 
 def bounded_websocket(limits: WireLimits) -> type[WebSocketsSansIOProtocol]:
-    """Uvicorn's WebSocket protocol, with a bound on how long it closes: uvicorn waits for the last byte for ever."""
+    """Uvicorn's WebSocket protocol with these bounds."""
 
-    class Bounded(WebSocketsSansIOProtocol):
-        _farewell: asyncio.TimerHandle | None = None
-
-        async def run_asgi(self) -> None:
-            await super().run_asgi()
-            if not self.disconnected:
-                seconds = self.close_timeout if self.close_timer is not None else 0.0
-                self._farewell = self.loop.call_later(seconds + limits.linger_seconds, self.transport.abort)
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            if self._farewell is not None:
-                self._farewell.cancel()
-            super().connection_lost(exc)
+    class Bounded(BoundedWebSocket):
+        bounds = limits
 
     return Bounded
 
@@ -104,6 +96,59 @@ def _refusal(kind: Kind, detail: str, asked: str | None = None) -> Problem:
     with working_for(Record(sane_id(asked), "OTHER")):
         logger.info("refused: %s", detail)
         return problem(kind, detail)
+
+
+def _refuse(transport: asyncio.Transport, kind: Kind, detail: str, asked: str | None = None) -> None:
+    """Answer with a problem document; the connection closes when it has been taken."""
+    refusal = _refusal(kind, detail, asked)
+    body = refusal.model_dump_json().encode()
+    head = f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
+    head += f"{REQUEST_ID}: {refusal.request_id}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    transport.write(head.encode() + body)
+    transport.close()
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Uvicorn's WebSocket, with a bound on how long it closes: uvicorn waits for the last byte for ever."""
+
+    bounds = WireLimits()
+    _farewell: asyncio.TimerHandle | None = None
+    _heard = 0.0
+    """When something came last, by the event loop's clock."""
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self.loop.time()
+        super().data_received(data)
+
+    def keepalive_timeout(self) -> None:
+        """Nobody can answer a ping in the middle of a frame: as long as one arrives, it may take an upload's time."""
+        patience = self.ping_timeout or 0.0
+        end = min(self._heard + patience, self.ping_sent_at + patience + self.bounds.upload_seconds)
+        if (left := end - self.loop.time()) > 0:
+            self.pong_timer = self.loop.call_later(left, self.keepalive_timeout)
+        else:
+            super().keepalive_timeout()
+
+    def refuse_handshake(self, asked: str | None) -> None:
+        """Answer one that the WebSocket library does not take: uvicorn would leave it without an answer."""
+        large = isinstance(self.conn.handshake_exc, SecurityError)
+        kind = HEADERS_TOO_LARGE if large else MALFORMED
+        line = f"each line of a WebSocket's header may have {MAX_LINE_LENGTH} bytes"
+        detail = line if large else "a WebSocket begins with a GET that has no body"
+        self.handshake_complete = self.close_sent = True
+        _refuse(self.transport, kind, detail, asked)
+        self._farewell = self.loop.call_later(self.bounds.linger_seconds, self.transport.abort)
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        if not self.disconnected:
+            seconds = self.close_timeout if self.close_timer is not None else 0.0
+            self._farewell = self.loop.call_later(seconds + self.bounds.linger_seconds, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._farewell is not None:
+            self._farewell.cancel()
+        super().connection_lost(exc)
 
 
 class BoundedProtocol(H11Protocol):
@@ -152,9 +197,18 @@ class BoundedProtocol(H11Protocol):
         self._await_the_last()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        asked = Headers(scope=self.scope).get(REQUEST_ID)
+        allowed = _allowed(self.scope, self.bounds)
+        if allowed is not None:
+            _refuse(self.transport, HEADERS_TOO_LARGE, allowed, asked)
+            self._await_the_last()
+            return
         self._stop()
         self._taken()
         super().handle_websocket_upgrade(event)
+        websocket = self.transport.get_protocol()
+        if isinstance(websocket, BoundedWebSocket) and not websocket.handshake_initiated:
+            websocket.refuse_handshake(asked)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -171,14 +225,7 @@ class BoundedProtocol(H11Protocol):
         large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
         kind = HEADERS_TOO_LARGE if large else MALFORMED
         detail = f"it may have {self.bounds.header_bytes} bytes" if large else "this is not HTTP/1.1"
-        refusal = _refusal(kind, detail)
-        body = refusal.model_dump_json().encode()
-        head = f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
-        head += (
-            f"{REQUEST_ID}: {refusal.request_id}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        _refuse(self.transport, kind, detail)
         self._await_the_last()
 
     def _watch(self) -> None:
