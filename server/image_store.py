@@ -66,9 +66,18 @@ class ImageStore:
         image = await self._remembered(id) or await self._fetched(id)
         if image is None:
             self._observer.miss("image")
-            detail = f'there is no image "{id}" here: it was never uploaded, was deleted, or has expired'
-            raise RequestRejected(NO_SUCH_IMAGE, detail, [FieldFault(field="image.id", message=detail)])
+            raise _unknown(id)
         return image
+
+    async def require(self, id: str) -> None:
+        """Raise `RequestRejected` if an image is unknown, here and elsewhere; where nobody can tell, it may be known."""
+        remembered = self._memory.get(id)
+        known = remembered is not None and not self._forgotten(remembered)
+        if self._shared is not None and ID.fullmatch(id):
+            mark = await self._shared.begin(_key(id), len(GONE), "image")
+            known = mark != GONE if mark or mark is None else known
+        if not known:
+            raise _unknown(id)
 
     async def discard(self, id: str) -> None:
         """Forget an image, if it is known; a mark in its place tells the other replicas.
@@ -128,6 +137,11 @@ class ImageStore:
         self._swept = self._clock()
         for _, image in self._memory:
             self._forgotten(image)
+
+
+def _unknown(id: str) -> RequestRejected:
+    detail = f'there is no image "{id}" here: it was never uploaded, was deleted, or has expired'
+    return RequestRejected(NO_SUCH_IMAGE, detail, [FieldFault(field="image.id", message=detail)])
 
 
 def _key(id: str) -> str:

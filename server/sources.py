@@ -77,9 +77,9 @@ class ImageSources:
     async def delete(self, id: str) -> None:
         """Forget an uploaded image and all that was made of it.
 
-        Raises `RequestRejected` as `find`, and when others may still know the image; this process then does not.
+        Raises `RequestRejected` if nobody knows it, and when others may still do; this process then does not.
         """
-        await self._store.get(id)
+        await self._store.require(id)
         try:
             await self._store.discard(id)
         finally:  # after the file, of which they would be made again
