@@ -191,7 +191,9 @@ class Session:
         if len(self._requests) >= SIDE_BY_SIDE:
             raise _Closing(POLICY, f"more than {SIDE_BY_SIDE} requests at once on one connection")
         if self._owed is not None:
-            raise _Closing(POLICY, "the binary frame of another request was expected")
+            if self._requests.get(self._owed.message.id) is self._owed:
+                raise _Closing(POLICY, "the binary frame of another request was expected")
+            self._owed = None  # it has ended without, and its client knows
         frame = asyncio.get_running_loop().create_future() if message.image is None else None
         asked = _Asked(
             message,

@@ -192,6 +192,24 @@ async def test_a_frame_that_never_comes_times_out(open_gateway: OpenGateway) -> 
     async with open_gateway(upload_seconds=0.05) as gateway, connect(gateway.app) as socket:
         socket.say(type="segment", id="a", prompt="mug")
         await error(socket, "a", "upload-timeout")
+        ask(socket, "b", image=IN_JSON)  # nothing is owed any more
+        assert (await socket.hear_until_end("b"))[-1]["type"] == "done"
+
+
+async def test_who_takes_back_what_was_refused_meanwhile_may_go_on(open_gateway: OpenGateway) -> None:
+    async with open_gateway(max_in_flight=1, max_queued=0) as gateway, connect(gateway.app) as socket:
+        gateway.mllm.hanging = {"reason"}
+        ask(socket, "a", image=IN_JSON)
+        await gateway.mllm.reached.wait()
+        socket.say(type="segment", id="b", prompt="mug")
+        while (await socket.hear())["id"] != "b":
+            pass
+        socket.say(type="cancel", id="b")  # and so its frame is not sent
+        await error(socket, None, "no-such-request")
+        socket.say(type="cancel", id="a")
+        await error(socket, "a", "cancelled")
+        gateway.mllm.hanging.clear()
+        await works(socket, "c")
 
 
 async def test_another_request_in_place_of_the_frame_is_against_the_protocol(gateway: Gateway) -> None:
