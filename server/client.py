@@ -33,7 +33,7 @@ from server.schemas import (
     UnionInfo,
 )
 from server.sse import read_events
-from server.urls import http_url
+from server.urls import http_url, is_near
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 660.0  # longer than any deadline the server accepts
@@ -97,13 +97,17 @@ class SegmentClient:
         self._retries = retries or Retries()
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None)
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=headers,
-            timeout=timeout,
-            limits=limits,
-            transport=transport,
-        )
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                headers=headers,
+                timeout=timeout,
+                limits=limits,
+                transport=transport,
+                trust_env=not is_near(self.url),
+            )
+        except (ImportError, ValueError) as error:  # a proxy of the environment that httpx cannot use
+            raise ServerAway(f"no way to {self.url}: {error}") from error
 
     async def __aenter__(self) -> Self:
         return self

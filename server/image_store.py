@@ -70,7 +70,7 @@ class ImageStore:
         return image
 
     async def require(self, id: str) -> None:
-        """Raise `RequestRejected` if an image is unknown, here and elsewhere; where nobody can tell, it may be known."""
+        """Raise `RequestRejected` if nobody knows an image; where that cannot be told, somebody may."""
         remembered = self._memory.get(id)
         known = remembered is not None and not self._forgotten(remembered)
         if self._shared is not None and ID.fullmatch(id):

@@ -29,6 +29,7 @@ from server.wire import bounded_protocol, bounded_websocket
 
 BACKLOG = 2048
 POLL_SECONDS = 0.25
+START_POLL_SECONDS = 0.01
 MOST_PATIENCE = 2
 """After so many wishes to stop nothing is waited for."""
 FLUSH_SECONDS = 2
@@ -160,9 +161,16 @@ async def run_gateway(
                 settings.shutdown_seconds,
             )
             try:
+                await _begun(server, serving)
                 yield gateway
             finally:
                 await gateway.stopped()
+
+
+async def _begun(server: _Server, serving: asyncio.Task[None]) -> None:
+    """Wait until the application has started, or will not."""
+    while not (server.started or serving.done()):  # noqa: ASYNC110  # uvicorn has a flag, no event
+        await asyncio.sleep(START_POLL_SECONDS)
 
 
 def wire_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, RedisDsn, TypeAdapter
@@ -40,11 +39,3 @@ def _checked_limits(limits: str) -> str:
 
 
 RateLimit = Annotated[str, AfterValidator(_checked_limits)]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

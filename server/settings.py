@@ -33,9 +33,10 @@ from server.admission.keys import KeyRing, read_keys
 from server.admission.limits import Limits, parse_limits
 from server.cache.redis_level import RedisLimits
 from server.images import MEGA, ImageLimits
-from server.setting_types import Hosts, RateLimit, RedisUrl, Urls, is_loopback
+from server.setting_types import Hosts, RateLimit, RedisUrl, Urls
 from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
+from server.urls import is_loopback
 from server.wire import WireLimits
 
 MIB = 1024 * 1024

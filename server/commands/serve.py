@@ -16,11 +16,12 @@ import uvloop
 from engines.errors import EngineError
 from engines.mllm.launcher import ServerStatus
 from engines.vision.runtimes import RuntimeName
+from server.client import SegmentFailed
 from server.reading import SettingsInvalid, chosen, read_settings, unknown_variables
 from server.running import RunningGateway, run_gateway
 from server.settings import Settings
 from server.telemetry.logs import LogFormat, start_logging
-from server.watching import watch
+from server.watching import stamps, watch
 
 START_SECONDS = 1800.0
 
@@ -137,6 +138,7 @@ async def serve_until_signalled(settings: Settings, read: Callable[[], Settings]
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, this.cancel)
     loop.add_signal_handler(signal.SIGHUP, asked.set)
+    before = stamps(named_files(settings))
     async with run_gateway(settings) as gateway:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, gateway.stop)
@@ -147,7 +149,7 @@ async def serve_until_signalled(settings: Settings, read: Callable[[], Settings]
             in_force.renew()
         beside = [
             asyncio.create_task(report_start(gateway)),
-            asyncio.create_task(watch(in_force.files, in_force.renew)),
+            asyncio.create_task(watch(in_force.files, in_force.renew, before)),
         ]
         await gateway.wait_stopped()
         for task in beside:
@@ -165,10 +167,15 @@ class _InForce:
     read: Callable[[], Settings]
 
     def files(self) -> list[Path]:
-        return [file for file in (self.settings.config, self.settings.api_keys_file) if file is not None]
+        return named_files(self.settings)
 
     def renew(self) -> None:
         self.settings = self.gateway.reload(self.read) or self.settings
+
+
+def named_files(settings: Settings) -> list[Path]:
+    """The files whose change changes the settings."""
+    return [file for file in (settings.config, settings.api_keys_file) if file is not None]
 
 
 async def report_start(gateway: RunningGateway) -> None:
@@ -184,5 +191,5 @@ async def report_start(gateway: RunningGateway) -> None:
     try:
         await gateway.wait_ready(START_SECONDS, progress)
         logger.info("ready")
-    except EngineError as error:
+    except (EngineError, SegmentFailed) as error:
         logger.warning("not ready: %s", error)

@@ -79,7 +79,10 @@ async def test_an_image_that_cannot_be_forgotten_everywhere_is_no_204(replicas: 
     response = await replicas.a.client.delete(f"/v1/images/{ID}")
     assert (response.status_code, response.json()["type"]) == (503, "urn:r2sm:problem:image-not-forgotten")
     assert int(response.headers["retry-after"]) > 0
-    for gateway in (replicas.a, replicas.b):  # who asks again, or another replica, is not told that it is gone
+    for gateway in (
+        replicas.a,
+        replicas.b,
+    ):  # who asks again, or another replica, is not told that it is gone
         assert (await gateway.client.delete(f"/v1/images/{ID}")).status_code == 503
     assert (await replicas.a.client.delete("/v1/images/nonsense")).status_code == 404
     replicas.redis.start()

@@ -64,6 +64,29 @@ async def test_servers_that_are_away_are_503_and_not_ready(lonely: RunningGatewa
         await lonely.wait_ready(0.1)
 
 
+async def test_who_has_a_gateway_can_have_its_settings_read_anew_at_once(bundle: Path) -> None:
+    settings = settings_for(bundle, NOBODY, NOBODY)
+    async with run_gateway(settings) as gateway:
+        assert gateway.reload(lambda: settings) is settings
+
+
+async def test_no_proxy_stands_before_a_gateway_on_this_machine(
+    lonely: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, NOBODY)
+    async with SegmentClient(lonely.url) as client:
+        assert not await client.ready()  # it has been asked: else this raises
+        assert (await client.models())[0].id
+    async with SegmentClient("http://r2sm.example") as client:
+        with pytest.raises(SegmentFailed, match="no answer"):
+            await client.ready()
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.delenv("http_proxy")
+    with pytest.raises(SegmentFailed, match="no way to"):
+        SegmentClient("http://r2sm.example")
+
+
 @pytest.mark.parametrize("megabytes", [21, 35])
 async def test_a_client_that_sends_too_much_sees_why(lonely: RunningGateway, megabytes: int) -> None:
     async with SegmentClient(lonely.url) as client:

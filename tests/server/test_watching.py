@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.watching import watch
+from server.watching import stamps, watch
 
 
 async def test_a_change_is_seen_and_a_new_file_is_followed_from_then_on(
@@ -39,3 +39,18 @@ async def test_a_change_is_seen_and_a_new_file_is_followed_from_then_on(
         (tmp_path / "b").unlink()
         await changes.get()
     watching.cancel()
+
+
+async def test_what_changed_since_an_earlier_look_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.watching.WATCH_SECONDS", 0.01)
+    file, changed = tmp_path / "a", asyncio.Event()
+    file.write_text("one")
+    before = stamps([file])
+    file.write_text("another")
+    watching = asyncio.create_task(watch(lambda: [file], changed.set, before))
+    async with asyncio.timeout(10):
+        await changed.wait()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)

@@ -315,7 +315,10 @@ async def test_who_does_not_take_the_last_of_a_websocket_is_cut_off() -> None:
 @pytest.mark.parametrize(
     ("field", "status"),
     [
-        (b"Cookie: " + b"x" * 9_000, 431),  # more than the WebSocket library takes of a line, and less than we do
+        (
+            b"Cookie: " + b"x" * 9_000,
+            431,
+        ),  # more than the WebSocket library takes of a line, and less than we do
         (b"\r\n".join(b"X-%d: 1" % number for number in range(110)), 431),
         (b"Content-Length: 3", 400),
         (b"Transfer-Encoding: chunked", 400),
