@@ -57,7 +57,7 @@ def bounded_protocol(limits: WireLimits) -> type[H11Protocol]:
     return Bounded
 
 
-def bounded_websocket(limits: WireLimits) -> type[WebSocketsSansIOProtocol]:
+def bounded_websocket(limits: WireLimits) -> type[BoundedWebSocket]:
     """Uvicorn's WebSocket protocol with these bounds."""
 
     class Bounded(BoundedWebSocket):
@@ -197,8 +197,9 @@ class BoundedProtocol(H11Protocol):
         self._await_the_last()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        asked = Headers(scope=self.scope).get(REQUEST_ID)
-        allowed = _allowed(self.scope, self.bounds)
+        scope = dict(self.scope)
+        asked = Headers(scope=scope).get(REQUEST_ID)
+        allowed = _allowed(scope, self.bounds)
         if allowed is not None:
             _refuse(self.transport, HEADERS_TOO_LARGE, allowed, asked)
             self._await_the_last()
