@@ -326,6 +326,13 @@ async def _said(log: asyncio.Queue[str], pattern: str) -> str:
     raise SystemExit("the gateway ended before it was ready")
 
 
+def niceness(options: argparse.Namespace) -> int:
+    """How far the clients step back: as told, else to the end, but not at all where a Redis would come along."""
+    if options.nice is not None:
+        return int(options.nice)
+    return 0 if options.redis else NICE
+
+
 async def soak(options: argparse.Namespace) -> int:
     """Rounds until the time is up; prints each, and what was not kept. Returns the exit code."""
     end = time.monotonic() + 60 * options.minutes
@@ -338,7 +345,7 @@ async def soak(options: argparse.Namespace) -> int:
             command += ["--redis-url", redis.url]
             settings |= RATE_LIMIT
         async with gateway(command, settings) as (pid, url):
-            os.nice(options.nice if options.nice is not None else 0 if redis else NICE)
+            os.nice(niceness(options))
             pool, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(options.timeout_ms / 500)
             async with aiohttp.ClientSession(url, connector=pool, timeout=timeout) as http:
                 run = Soak(http, pid, options, redis)
@@ -353,8 +360,8 @@ async def soak(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def main() -> None:
-    """The command line."""
+def command_line() -> argparse.ArgumentParser:
+    """Its options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="at least one round is run")
     parser.add_argument("--seconds", type=float, default=OVERLOAD_SECONDS, help="how long an overload lasts")
@@ -362,8 +369,7 @@ def main() -> None:
     parser.add_argument(
         "--nice",
         type=int,
-        default=0,
-        help="how far clients step back before what they ask, on cores that they share",
+        help=f"how far clients step back before what they ask, on shared cores [{NICE}; with --redis 0]",
     )
     parser.add_argument(
         "--images", type=int, default=IMAGES, help="how many there are; a few are soon known to the gateway"
@@ -372,7 +378,12 @@ def main() -> None:
     parser.add_argument("--redis", action="store_true", help="restart a Redis in each overload")
     serve = f"{shlex.quote(sys.executable)} -c 'from server.cli import main; main()' serve --port 0"
     parser.add_argument("--command", default=f"{serve} --max-in-flight 8", help="what starts the gateway")
-    sys.exit(asyncio.run(soak(parser.parse_args())))
+    return parser
+
+
+def main() -> None:
+    """The command line."""
+    sys.exit(asyncio.run(soak(command_line().parse_args())))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ class Seen:
             ttfm_ms=self._since(self.first_mask),
             end_to_end_ms=self._since(self.end),
             ms_per_token=self._per_token(),
+            reasoning_tokens=self.tokens,
             stages=self.stages,
         )
 

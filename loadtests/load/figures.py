@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.cache.observer import CacheName
 from loadtests.load.records import LEFT, OK, Record
+from loadtests.load.scenarios import STREAMS
 
 MEASURES = {
     "ttft_ms": "to the first reasoning token",
@@ -20,6 +21,8 @@ MEASURES = {
     "ms_per_token": "for each reasoning token after the first",
     "sent_ms": "that the load generator itself was late",
 }
+REASONING = {"ttft_ms": 1, "ms_per_token": 2}
+"""The measures that only a stream shows, and how many reasoning tokens each needs."""
 PERCENTILES = (50, 90, 95, 99)
 CACHES = get_args(CacheName)
 WAITS = {
@@ -55,12 +58,16 @@ def figure_names() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a number of records came to; `outcomes` counts, `stages` are medians in ms."""
+    """What a number of records came to; `outcomes` counts, `stages` are medians in ms.
+
+    `not_shown` names the figures that there could not be, whatever the server did.
+    """
 
     requests: int
     figures: Figures
     outcomes: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)
+    not_shown: frozenset[str] = frozenset()
 
 
 def is_good(record: Record, good: Mapping[str, float]) -> bool:
@@ -94,7 +101,23 @@ def summarise(records: Sequence[Record], seconds: float, good: Mapping[str, floa
     times = {
         name: median(record.stages[name] for record in answered if name in record.stages) for name in stages
     }
-    return Summary(len(records), figures, Counter(record.outcome for record in records), times)
+    outcomes = Counter(record.outcome for record in records)
+    return Summary(len(records), figures, outcomes, times, not_shown(answered))
+
+
+def not_shown(answered: Sequence[Record]) -> frozenset[str]:
+    """The figures that none of these answers could show: those of reasoning, where none streamed enough of it.
+
+    Without any answer there are none: nothing says what one would have shown.
+    """
+    streamed = [record.reasoning_tokens for record in answered if record.transport in STREAMS]
+    longest = max(streamed, default=0)
+    return frozenset(
+        f"{measure}_p{at}"
+        for measure, needed in REASONING.items()
+        for at in PERCENTILES
+        if answered and longest < needed
+    )
 
 
 def percentile(values: Sequence[float], at: float) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -27,12 +27,15 @@ class Objectives(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One objective: `value` is None where the run did not show the figure, which does not keep the objective."""
+    """One objective: `value` is None where the run did not show the figure, which does not keep the objective.
+
+    `kept` is None where it could not be shown: that is neither kept nor missed.
+    """
 
     figure: str
     bound: str
     value: float | None
-    kept: bool
+    kept: bool | None
 
 
 def read_objectives(path: Path, scenario: str) -> Objectives:
@@ -57,8 +60,10 @@ def read_objectives(path: Path, scenario: str) -> Objectives:
     return found[scenario]
 
 
-def judge(objectives: Objectives, figures: Figures) -> list[Verdict]:
-    """Which objectives the figures keep."""
+def judge(
+    objectives: Objectives, figures: Figures, not_shown: Collection[str] = frozenset()
+) -> list[Verdict]:
+    """Which objectives the figures keep; `not_shown` are those that could not be there."""
     verdicts = []
     for name, most in objectives.at_most.items():
         value = figures.get(name)
@@ -66,7 +71,10 @@ def judge(objectives: Objectives, figures: Figures) -> list[Verdict]:
     for name, least in objectives.at_least.items():
         value = figures.get(name)
         verdicts.append(Verdict(name, f">= {least:g}", value, value is not None and value >= least))
-    return verdicts
+    return [
+        replace(each, kept=None) if each.value is None and each.figure in not_shown else each
+        for each in verdicts
+    ]
 
 
 def _check(path: Path, scenario: str, objectives: Objectives) -> None:

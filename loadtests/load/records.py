@@ -33,6 +33,8 @@ class Record(BaseModel):
     ttfm_ms: float | None = None
     end_to_end_ms: float | None = None
     ms_per_token: float | None = None
+    reasoning_tokens: int = 0
+    """As the answer counts them."""
     stages: dict[str, float] = {}
 
 

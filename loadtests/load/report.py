@@ -29,6 +29,7 @@ WINDOWS = 40
 """Points of a plot over time."""
 MARKS = ("queue", "ttft", "ttfd", "ttfm", "total")
 """Among a request's stages: moments since it came, not lengths of their own."""
+VERDICTS = {True: "kept", False: "missed", None: "not shown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,9 @@ class LoadReport:
 
     @property
     def kept(self) -> bool:
-        """Whether the run is whole and every step keeps every objective."""
-        return not self.ran.fault and all(each.kept for step in self.steps for each in step.verdicts)
+        """Whether the run is whole and no step misses an objective."""
+        verdicts = [each for step in self.steps for each in step.verdicts]
+        return not self.ran.fault and all(each.kept is not False for each in verdicts)
 
 
 def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
@@ -73,7 +75,8 @@ def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
         if records or not ran.fault:
             seconds = end - begins if is_last else min(load.seconds, end - begins)
             summary = summarise(records, seconds, good)
-            steps.append(Step(rate, summary, judge(objectives, served | summary.figures)))
+            verdicts = judge(objectives, served | summary.figures, summary.not_shown)
+            steps.append(Step(rate, summary, verdicts))
     return LoadReport(ran, objectives, whole, steps)
 
 
@@ -117,13 +120,18 @@ def as_text(report: LoadReport) -> str:
     lines = [f"{report.whole.requests} requests: {_outcomes(report.whole)}"]
     for step in report.steps:
         lines.append(f"at {step.rate:g} clients/s")
-        lines += [
-            f"  {'kept  ' if each.kept else 'MISSED'} {each.figure:28} {_number(each.value):>10}  {each.bound}"
-            for each in step.verdicts
-        ]
+        lines += [_line(each) for each in step.verdicts]
     if report.ran.fault:
         lines.append(f"INCOMPLETE: {report.ran.fault}")
     return "\n".join(lines)
+
+
+def _line(verdict: Verdict) -> str:
+    if verdict.kept is None:
+        mark, value = "–", VERDICTS[None]
+    else:
+        mark, value = "kept" if verdict.kept else "MISSED", _number(verdict.value)
+    return f"  {mark:6} {verdict.figure:28} {value:>10}  {verdict.bound}"
 
 
 def as_page(report: LoadReport) -> str:
@@ -156,7 +164,7 @@ def as_page(report: LoadReport) -> str:
 def _verdicts(step: Step) -> str:
     rows = "".join(
         f"<tr><td>{escape(each.figure)}</td><td>{_number(each.value)}</td><td>{escape(each.bound)}</td>"
-        f"<td class='{'kept' if each.kept else 'missed'}'>{'kept' if each.kept else 'missed'}</td></tr>"
+        f"<td class='{VERDICTS[each.kept].replace(' ', '-')}'>{VERDICTS[each.kept]}</td></tr>"
         for each in step.verdicts
     )
     head = "<tr><th>figure</th><th>value</th><th>objective</th><th></th></tr>"

@@ -9,6 +9,8 @@ from typing import Literal
 Transport = Literal["rest", "sse", "ws"]
 ScenarioName = Literal["chat", "catalogue", "mixed", "burst", "soak"]
 TRANSPORTS: tuple[Transport, ...] = ("rest", "sse", "ws")
+STREAMS: tuple[Transport, ...] = ("sse", "ws")
+"""They show the reasoning while it is written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from engines.capacity.simulation import Work
 from engines.capacity.stages import StageTimes
 from engines.errors import EngineError
 from server.client import SegmentClient, SegmentFailed
+from server.commands.folders import require_writable_file
 from server.measuring import LOADS, measured, overload
 
 FAR_OFF = 0.2
@@ -39,6 +40,8 @@ def capacity(
     key: Annotated[str | None, typer.Option(help="--measure: the API key.", envvar="R2SM_API_KEY")] = None,
 ) -> None:
     """Plan replicas and GPUs by simulating the queues; with --measure, measure the stage times before that."""
+    if measure is not None:
+        require_writable_file(stages, "--stages")
     try:
         if measure is not None:
             times = asyncio.run(stage_times(measure, key, cores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from server.reading import PREFIX, SettingsInvalid, read_settings, unknown_varia
 from server.settings import DEMO_BUNDLE, Settings
 
 MASK = "********"
+IN_QUERY = re.compile(r"([?&](?:ssl_)?password=)[^&]*")
+"""A password as redis-py takes it, and what follows a # in it."""
 BEGIN, END = "<!-- settings: begin (make settings-table) -->", "<!-- settings: end -->"
 
 
@@ -129,6 +132,9 @@ def _toml(value: object) -> str:
 
 
 def _without_password(text: str) -> str:
-    """A URL with its password masked; any other text as it is."""
-    password = urlsplit(text).password if "://" in text else None
-    return text.replace(f":{password}@", f":{MASK}@") if password else text
+    """A URL with its passwords masked, before the host and in the query; any other text as it is."""
+    if "://" not in text:
+        return text
+    if password := urlsplit(text).password:
+        text = text.replace(f":{password}@", f":{MASK}@")
+    return IN_QUERY.sub(rf"\1{MASK}", text)

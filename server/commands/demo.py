@@ -25,6 +25,7 @@ from engines.errors import EngineError
 from engines.evaluation.samples import SAMPLES, Sample
 from engines.mllm.launcher import ServerStatus
 from server.client import SegmentClient, SegmentFailed
+from server.commands.folders import make_folder, require_writable_file
 from server.commands.serve import START_SECONDS, settings_or_exit
 from server.overlay import draw_overlay
 from server.running import run_gateway
@@ -45,8 +46,10 @@ def demo(
 ) -> None:
     """Serve the demo model, segment sample scenes, write overlays, print a table, and go on serving."""
     settings = settings_or_exit(port=port, log_dir=out)
-    out.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=out / "gateway.log", filemode="w")  # not between the lines of the table
+    make_folder(out, "--out")
+    log = out / "gateway.log"
+    require_writable_file(log, "--out")
+    logging.basicConfig(filename=log, filemode="w")  # not between the lines of the table
     start_logging(settings.log_level, settings.log_format)
     logging.getLogger("engines.vision").addHandler(
         logging.StreamHandler(sys.stdout)

@@ -30,7 +30,7 @@ from engines.evaluation.runner import evaluate as run_evaluation
 from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 from server.client import SegmentClient, SegmentFailed
-from server.commands.folders import make_folder
+from server.commands.folders import make_folder, require_writable_file
 from server.retries import NEVER
 from server.schemas import HeatmapInfo, SegmentResponse
 
@@ -104,6 +104,8 @@ def evaluate(
         )
         if report is not None:
             make_folder(report, "--report")
+        if results is not None:
+            require_writable_file(results, "--results", parents=True)
         plan = Plan(concurrency, None if dataset == "demo" else limit, retries, strict)
         client = SegmentClient(url, retries=NEVER, key=key)  # its pauses would count as latency
         if results:

@@ -1,4 +1,4 @@
-"""Folders that a command is to write into, tried before the work begins."""
+"""Folders and files that a command is to write, tried before the work begins."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ def require_writable(folder: Path, option: str) -> None:
         TemporaryFile(dir=folder).close()
     except OSError as error:
         raise _unwritable(folder, option, error) from error
+
+
+def require_writable_file(file: Path, option: str, *, parents: bool = False) -> None:
+    """Raises `BadParameter` if the file cannot be written. One that is there stays as it is, and none is made.
+
+    With `parents` the folders above it are.
+    """
+    try:
+        if parents and not file.parent.exists():
+            file.parent.mkdir(parents=True)
+        if file.exists():
+            file.open("ab").close()
+        else:
+            TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise typer.BadParameter(f"{option}: {file} cannot be written: {error.strerror}") from error
 
 
 def _unwritable(folder: Path, option: str, error: OSError) -> typer.BadParameter:

@@ -13,7 +13,9 @@ from engines.errors import InvalidInput
 from engines.evaluation.datasets import Layout, open_annotated, recognise
 from engines.evaluation.datasets.annotated import Annotated as AnnotatedSet
 from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, Origin, generate
+from engines.evaluation.queries.export import IMAGES, LOG, PARTS
 from engines.evaluation.questions import FaultyData
+from server.commands.folders import make_folder, require_writable_file
 
 
 def queries(
@@ -41,6 +43,7 @@ def queries(
         )
     try:
         pictures = open_annotated(layout, folder)
+        _require_writable(out)
         export = Export(out, Origin(data=folder.resolve(), layout=layout, model=model))
         short = asyncio.run(_all(pictures, ChatEndpoint(url, model, key), export, limit, concurrency, strict))
     except InvalidInput as error:
@@ -52,6 +55,14 @@ def queries(
         typer.echo(f"short: {line}", err=True)
     if short:
         raise typer.Exit(1)
+
+
+def _require_writable(out: Path) -> None:
+    """Make the folders of a data set. Raises `BadParameter` if they, or what grows in them, cannot be written."""
+    for folder in (out, out / IMAGES):
+        make_folder(folder, "--out")
+    for file in (out / PARTS, out / LOG):
+        require_writable_file(file, "--out")
 
 
 async def _all(

@@ -20,6 +20,7 @@ from PIL import Image
 from engines.errors import InvalidInput
 from loadtests.command import loadtest
 from loadtests.load.arrivals import Load, arrivals
+from loadtests.load.asking import Asked, Rest, Seen
 from loadtests.load.figures import figure_names, is_good, summarise
 from loadtests.load.objectives import SHIPPED, Objectives, judge, read_objectives
 from loadtests.load.questions import Picture, as_new, folder_pictures
@@ -103,6 +104,17 @@ def test_a_request_is_counted_whatever_answers_it(
         now = time.perf_counter()
         [found] = visitor.make(visit, now, now, Load((1.0,), 1.0), lambda _: None)
     assert found.outcome == outcome
+
+
+def test_an_answer_tells_how_many_tokens_its_reasoning_had() -> None:
+    said = {"timings_ms": {}, "usage": {"prompt_tokens": 5, "reasoning_tokens": 17}}
+    server = httpx.MockTransport(lambda _: httpx.Response(200, json={**said, "masks": []}))
+    whole, streamed = Seen(0.0), Seen(0.0)
+    with httpx.Client(base_url="http://server", transport=server) as http:
+        Rest(http).ask(Asked("sha256:0", "the mug"), whole)
+    streamed.hear({"type": "done", **said})
+    assert whole.record(0.0, 0, "rest", 0).reasoning_tokens == 17
+    assert streamed.record(0.0, 0, "sse", 0).reasoning_tokens == 17
 
 
 def test_a_folder_of_images(tmp_path: Path) -> None:
@@ -283,6 +295,53 @@ def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
     assert "http" not in page.replace("http://127.0.0.1:1", ""), "it needs nothing from elsewhere"
     assert json.loads((tmp_path / "report.json").read_text())["complete"] is True
+
+
+REASONING = Objectives(at_most={"ttft_ms_p95": 500, "ms_per_token_p50": 9, "ttfm_ms_p95": 500})
+
+
+@pytest.mark.parametrize(
+    ("transport", "tokens", "first", "each_token"),
+    [
+        ("rest", 40, None, None),
+        ("sse", 0, None, None),
+        ("ws", 1, False, None),
+        ("ws", 40, False, False),
+    ],
+)
+def test_times_that_no_answer_could_show_are_left_out_and_said(
+    transport: Transport, tokens: int, first: bool | None, each_token: bool | None, tmp_path: Path
+) -> None:
+    records = [
+        record(float(number), 100.0, step=number // 50, transport=transport, reasoning_tokens=tokens)
+        for number in range(100)
+    ]
+    records += [record(1.0, 100.0, transport="rest", reasoning_tokens=9), record(2.0, None, "left")]
+    report = make_report(ran(tmp_path, records), REASONING)
+    kept = {verdict.figure: verdict.kept for verdict in report.steps[0].verdicts}
+    assert kept == {"ttft_ms_p95": first, "ms_per_token_p50": each_token, "ttfm_ms_p95": True}
+    assert report.kept == (first is None and each_token is None)
+    unseen = sum(each is None for each in kept.values())
+    assert as_text(report).count("not shown") == as_page(report).count(">not shown<") == 2 * unseen
+    verdicts = json.loads(write_report(report).with_suffix(".json").read_text())["steps"][0]["verdicts"]
+    assert verdicts[0] == {"figure": "ttft_ms_p95", "bound": "<= 500", "value": None, "kept": first}
+
+
+def test_times_of_the_reasoning_are_missed_where_nobody_was_answered(tmp_path: Path) -> None:
+    records = [record(float(number), None, "overloaded", transport="rest") for number in range(100)]
+    report = make_report(ran(tmp_path, records), REASONING)
+    assert [verdict.kept for verdict in report.steps[0].verdicts] == [False, False, False]
+
+
+def test_a_time_that_was_shown_is_judged_however_few_showed_it(tmp_path: Path) -> None:
+    records = [record(float(number), 100.0, step=number // 50, transport="rest") for number in range(100)]
+    records.append(record(1.0, 100.0, ttft_ms=900.0, reasoning_tokens=1))
+    report = make_report(ran(tmp_path, records), REASONING)
+    assert [[verdict.kept for verdict in step.verdicts] for step in report.steps] == [
+        [False, None, True],
+        [None, None, True],
+    ]
+    assert not report.kept
 
 
 def test_a_step_without_requests_keeps_no_objective(tmp_path: Path) -> None:

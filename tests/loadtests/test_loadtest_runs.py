@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from loadtests.load.arrivals import Load
 from loadtests.load.objectives import Objectives
-from loadtests.load.records import LEFT
+from loadtests.load.records import LEFT, read_records
 from loadtests.load.report import make_report, write_report
 from loadtests.load.run import Plan, run
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS
@@ -152,6 +152,18 @@ def test_the_command_ends_as_the_objectives_say(url: str, tmp_path: Path) -> Non
     assert "MISSED end_to_end_ms_p50" in result.output
     assert "INCOMPLETE" not in result.output
     assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_over_rest_alone_nobody_asks_for_the_first_token(url: str, tmp_path: Path) -> None:
+    slo = tmp_path / "slo.toml"
+    slo.write_text("[mixed.at_most]\nttft_ms_p95 = 1000\nttfm_ms_p95 = 60000\n")
+    words = ["loadtest", "mixed", "--url", url, "--seconds", "2", "--rates", "6", "--seed", "4"]
+    words += ["--report", str(tmp_path / "report"), "--slo", str(slo), "--transport", "rest"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "not shown" in result.output
+    records = read_records(tmp_path / "report" / "requests.jsonl").records
+    assert any(record.reasoning_tokens for record in records)
 
 
 def test_a_report_that_cannot_be_written_is_said(url: str, tmp_path: Path) -> None:

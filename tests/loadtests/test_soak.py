@@ -21,6 +21,14 @@ def test_every_photograph_is_another_one() -> None:
     assert len(pixels) == 200
 
 
+@pytest.mark.parametrize(
+    ("words", "nice"),
+    [("", 19), ("--redis", 0), ("--nice 0", 0), ("--nice 5", 5), ("--redis --nice 5", 5)],
+)
+def test_clients_step_back_unless_a_redis_would_do_so_too(words: str, nice: int) -> None:
+    assert soak.niceness(soak.command_line().parse_args(words.split())) == nice
+
+
 async def test_an_overload_is_refused_and_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from engines.evaluation.queries.generate import Asked
 from engines.events import Rle
 from engines.vision.masks import encode
 
-PARTS, LOG = "parts.jsonl", "log.jsonl"
+IMAGES, PARTS, LOG = "images", "parts.jsonl", "log.jsonl"
 VERSION = 1
 
 Annotation = TypedDict(
@@ -73,7 +73,7 @@ class Export:
             InvalidInput: the folder belongs to a data set of another origin, or its parts cannot be read.
         """
         self._folder = folder
-        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         lines = _whole_lines(folder / PARTS)
         if lines:
             _check_origin(folder / PARTS, lines[0], origin)
@@ -91,7 +91,7 @@ class Export:
         before = [part.image["id"] for part in self._parts if part.picture == scene.name]
         number = int(before[0]) if before else len(self._parts) + 1
         name = f"{number:06}{Path(scene.file_name).suffix or '.jpg'}"
-        (self._folder / "images" / name).write_bytes(scene.picture.data)
+        (self._folder / IMAGES / name).write_bytes(scene.picture.data)
         height, width = scene.picture.shape
         part = Part(
             picture=scene.name,

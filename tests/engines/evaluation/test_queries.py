@@ -260,6 +260,32 @@ def test_the_data_set_is_not_written_over_its_own_pictures(
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("out", "fault"),
+    [
+        ("file", "cannot be made a folder"),
+        ("file/out", "nothing can be written in"),
+        ("/proc/out", "nothing can be written in"),
+        ("pictured", "cannot be made a folder"),
+        ("begun", "cannot be written: Is a directory"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_said_before_anything_is_asked(
+    out: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = layouts.cocoa_published(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "pictured").mkdir()
+    (tmp_path / "pictured/images").write_text("")
+    (tmp_path / "begun/log.jsonl").mkdir(parents=True)
+    monkeypatch.setattr(command, "ChatEndpoint", lambda *_: pytest.fail("it was asked"))
+    words = ["queries", str(data), "--out", str(tmp_path / out)]
+    refused = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert refused.exit_code == 2, refused.output
+    assert "--out: " in refused.stderr
+    assert fault in refused.stderr
+
+
 def test_an_endpoint_that_fails_costs_its_picture_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

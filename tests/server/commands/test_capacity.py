@@ -56,6 +56,29 @@ def test_what_cannot_be_planned_is_said_in_a_line(stages: Path, options: tuple[s
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [(".", "Is a directory"), ("away/stages.json", "No such file"), ("file/stages.json", "Not a directory")],
+)
+def test_stages_that_cannot_be_written_are_said_before_anything_is_measured(
+    place: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(capacity, "stage_times", lambda *_: pytest.fail("it was measured"))
+    words = ["capacity", "--measure", "http://here", "--stages", str(tmp_path / place)]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert result.exit_code == 2, result.output
+    assert "--stages: " in result.stderr
+    assert f"cannot be written: {fault}" in result.stderr
+
+
+def test_a_measurement_that_fails_leaves_the_earlier_one(stages: Path) -> None:
+    before = stages.read_text()
+    words = ["capacity", "--measure", "http://127.0.0.1:9", "--stages", str(stages)]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert stages.read_text() == before
+
+
 def test_an_overload_that_was_foretold_wrongly_is_not_passed_over(
     stages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

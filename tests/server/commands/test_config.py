@@ -125,6 +125,33 @@ def test_what_is_in_force_is_toml_without_secrets(monkeypatch: pytest.MonkeyPatc
     assert shown["vllm"]["dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://cache:6379/0?password=hunter2", "redis://cache:6379/0?password=********"),
+        (
+            "redis://cache:6379/0?username=ann&password=hunter2&db=1",
+            "redis://cache:6379/0?username=ann&password=********&db=1",
+        ),
+        (
+            "redis://ann:hunter2@cache:6379/0?password=hunter2%26&password=hunter2#hunter2",
+            "redis://ann:********@cache:6379/0?password=********&password=********",
+        ),
+        (
+            "rediss://cache:6379/0?ssl_keyfile=key.pem&ssl_password=hunter2",
+            "rediss://cache:6379/0?ssl_keyfile=key.pem&ssl_password=********",
+        ),
+        ("redis://cache:6379/0?max_connections=9", "redis://cache:6379/0?max_connections=9"),
+    ],
+)
+def test_a_password_in_the_query_is_masked_too(url: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2SM_REDIS_URL", url)
+    result = RUN.invoke(app, ["config"])
+    assert result.exit_code == 0, result.output
+    assert tomllib.loads(result.output)["redis_url"] == shown
+    assert "hunter2" not in result.output
+
+
 def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     flags = ("--quantization", "fp8", "--enforce-eager")
     settings = read_settings(port=7, image_url_hosts=["b.example", "a.example"], vllm={"flags": flags})

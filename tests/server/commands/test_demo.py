@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 from engines.evaluation.samples import LONGEST, SAMPLES
+from server.cli import app
 from server.commands.demo import WIDTH, as_table, telling_progress
 from server.schemas import SegmentResponse
 from tests.waiting import until
@@ -56,6 +58,26 @@ def test_the_table_says_what_was_asked_and_answered() -> None:
     for part in ("amodal 0.99", "amodal 12,345", "reason 82", "total 120", "no such", "book is at"):
         assert part in text
     assert max(map(len, console.export_text().splitlines() or [""])) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("out", "fault"),
+    [
+        ("file", "cannot be made a folder: File exists"),
+        ("/proc/out", "nothing can be written in /proc/out"),
+        ("logged", "gateway.log cannot be written: Is a directory"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_said_before_anything_is_started(
+    out: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "logged/gateway.log").mkdir(parents=True)
+    monkeypatch.setattr("server.commands.demo.run_demo", lambda *_: pytest.fail("it was started"))
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / out)], env={"COLUMNS": "200"})
+    assert result.exit_code == 2, result.output
+    assert "--out: " in result.stderr
+    assert fault in result.stderr
 
 
 async def test_progress_is_told_when_it_changes_and_repeated(

@@ -175,6 +175,9 @@ def test_a_refusal_is_asked_again_as_often_as_told_after_the_time_it_names(
         (["--published", "rows.toml"], 2, "which is not asked for"),
         (["--published", "rows.toml", "--report", "."], 2, "rows.toml: [Errno 2]"),
         (["--report", "/proc/report"], 2, "nothing can be written in /proc/report"),
+        (["--results", "/"], 2, "--results: / cannot be written: Is a directory"),
+        (["--results", "/proc/results/run"], 2, "--results: /proc/results/run cannot be written"),
+        (["--results", "/dev/null/run"], 2, "--results: /dev/null/run cannot be written: Not a directory"),
         (["--url", "http://127.0.0.1:9"], 1, "is `r2sm serve` running?"),
         (["--heatmaps", "--mask-type", "both"], 2, "one heatmap shows both masks"),
     ],
@@ -220,6 +223,22 @@ def test_a_data_set_on_disk_is_evaluated_with_a_report_and_goes_on(
     strict = CliRunner().invoke(app, [*arguments, "--strict"], env={"COLUMNS": "200"})
     assert strict.exit_code == 2
     assert "no words" in strict.stderr
+
+
+def test_a_run_whose_results_cannot_be_kept_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "SegmentClient", lambda *_, **__: pytest.fail("the server was asked"))
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "1", "--results", str(tmp_path)])
+    assert result.exit_code == 2, result.output
+
+
+def test_results_go_into_a_folder_that_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(200, monkeypatch)
+    kept = tmp_path / "new" / "folder" / "run.jsonl"
+    result = CliRunner().invoke(app, ["evaluate", "--limit", "1", "--results", str(kept)])
+    assert result.exit_code == 0, result.output
+    assert len(kept.read_text().splitlines()) == 2
 
 
 def test_a_limit_above_what_there_is_fills_the_bar_all_the_same(
