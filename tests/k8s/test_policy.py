@@ -272,6 +272,31 @@ def test_a_route_waits_longer_than_the_longest_request_and_for_ever_on_a_socket(
     assert all(seconds > MAX_TIMEOUT_MS / 1000 for seconds in waits.values())
 
 
+ROUTED = {("Prefix", "/v1"), ("Exact", "/readyz"), ("Exact", "/livez")}
+"""What clients ask, and by what load test and evaluation see that it is there; figures are for the inside."""
+
+
+def test_the_ingress_routes_what_clients_ask_and_nothing_else() -> None:
+    for overlay, ingress in every("Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            paths = rule["http"]["paths"]
+            assert {(path["pathType"], path["path"]) for path in paths} == ROUTED, overlay.name
+            for path in paths:
+                service = path["backend"]["service"]
+                ports = overlay.get("Service", service["name"])["spec"]["ports"]
+                assert service["port"]["name"] in [port["name"] for port in ports], overlay.name
+
+
+def test_a_route_takes_what_the_ingress_takes() -> None:
+    route = yaml.safe_load((ROOT / "k8s/components/gateway-api/route.yaml").read_text(encoding="utf-8"))
+    matched = {
+        (match["path"]["type"].removeprefix("Path"), match["path"]["value"])
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    }
+    assert matched - {("Prefix", "/v1/segment/stream")} == ROUTED
+
+
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
 def test_nothing_is_let_through_that_is_not_named(direction: str) -> None:
     for overlay in all_overlays():
