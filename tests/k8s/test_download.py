@@ -12,7 +12,7 @@ import pytest
 
 from engines.bundles import Bundle
 from engines.bundles.manifest import renew_manifest
-from tests.k8s.overlays import ROOT, all_overlays, containers
+from tests.k8s.overlays import ROOT, SHIPPED, all_overlays, containers, every
 from tests.tiny_bundle import build_tiny_bundle
 
 HF = """#!/bin/sh
@@ -155,3 +155,16 @@ def test_a_revision_whose_manifest_cannot_be_read_is_not_served(
     assert done.stderr.startswith(f"next/bundle.json: {fault}"), done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert Bundle.load(hub.parent / "models" / "bundle").name == "tiny"
+
+
+def test_an_overlay_that_was_not_filled_in_is_told_so(hub: Path) -> None:
+    for overlay, job in every("Job"):
+        if overlay.name not in SHIPPED:
+            continue
+        shipped = overlay.environment(containers(job)[0])
+        for name in ("BUNDLE_REPOSITORY", "BUNDLE_REVISION"):
+            done = run_job(hub.parent / "models", "fewer", **{"HUB": str(hub), name: shipped[name] or ""})
+            assert done.returncode != 0
+            assert done.stderr.startswith("the overlay must name the bundle: ")
+            assert f"{name} is {shipped[name]}" in done.stderr
+            assert list((hub.parent / "models").iterdir()) == []

@@ -233,6 +233,25 @@ def test_no_image_floats() -> None:
             assert image.count("/") < 2, f"{image} names a registry"
 
 
+def test_no_bundle_floats() -> None:
+    """Or whoever applies something else might change the weights below servers that run."""
+    for overlay, job in every("Job"):
+        [container] = containers(job)
+        revision = overlay.environment(container)["BUNDLE_REVISION"] or ""
+        assert re.fullmatch("[0-9a-f]{40}|your-commit", revision), f"{overlay.name}: {revision} is no commit"
+
+
+def test_a_job_that_is_done_stays_until_it_is_deleted() -> None:
+    """One that went by itself would run again with the next apply; one that changed could not be applied."""
+    manual = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.+) \|$", manual, re.MULTILINE))
+    for overlay, job in every("Job"):
+        assert "ttlSecondsAfterFinished" not in job["spec"], overlay.name
+        command = f"`kubectl -n r2sm delete job {name_of(job)} --ignore-not-found`"
+        for row in ("upgrade", "change the bundle"):
+            assert "apply" in rows[row].partition(command)[2], row
+
+
 def test_a_leaving_pod_outlasts_the_longest_request() -> None:
     longest = MAX_TIMEOUT_MS / 1000
     for overlay, workload in every(*SERVING):
