@@ -203,6 +203,50 @@ def test_what_refers_to_a_map_a_secret_or_a_volume_finds_it() -> None:
         )
 
 
+def claims_of(workload: Object) -> set[str]:
+    """The volumes that outlast a workload's pods, by name."""
+    volumes = template(workload)["spec"]["volumes"]
+    return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
+
+
+def fills_for_one_node() -> list[tuple[Overlay, Object, list[Object]]]:
+    """The Jobs that fill a volume which only one node can have, each with the servers that read it."""
+    return [
+        (overlay, job, [item for item in overlay.of(*SERVING) if name_of(claim) in claims_of(item)])
+        for overlay, claim in every("PersistentVolumeClaim")
+        if "ReadWriteMany" not in claim["spec"]["accessModes"]
+        for job in overlay.of("Job")
+        if name_of(claim) in claims_of(job)
+    ]
+
+
+def test_a_volume_for_one_node_is_filled_where_it_is_read() -> None:
+    fills = fills_for_one_node()
+    assert "single-gpu" in [overlay.name for overlay, _, _ in fills]
+    for overlay, job, readers in fills:
+        affinity = template(job)["spec"]["affinity"]["podAffinity"]
+        [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname", overlay.name
+        near = [item for item in overlay.of(*WORKLOADS) if matches(term["labelSelector"], labels_of(item))]
+        assert near == readers, "any other pod, the Job's own too, may be on any node"
+
+
+def test_those_who_read_a_volume_for_one_node_are_placed_before_it_is_filled() -> None:
+    for overlay, _, readers in fills_for_one_node():
+        for reader in readers:
+            assert not {"affinity", "initContainers"} & set(template(reader)["spec"]), overlay.name
+
+
+def test_who_fills_a_volume_on_a_gpus_node_tolerates_its_taints() -> None:
+    for overlay, job, readers in fills_for_one_node():
+        asked = {key for item in readers for one in containers(item) for key in one["resources"]["limits"]}
+        taints = {"nvidia.com/gpu", *(key for key in asked if key.startswith("nvidia.com/"))}
+        tolerated = {
+            one["key"] for one in template(job)["spec"]["tolerations"] if one["operator"] == "Exists"
+        }
+        assert taints <= tolerated, overlay.name
+
+
 def test_secrets_are_only_referred_to_and_are_known() -> None:
     for overlay in all_overlays():
         made = {name_of(item) for item in overlay.of("Secret")}
