@@ -162,6 +162,18 @@ def test_the_load_test_is_one_that_the_command_line_takes(which: str) -> None:
     assert set(services(which)[host]["networks"]) & set(service["networks"])
 
 
+@pytest.mark.parametrize("text", [ROOT / "README.md", FOLDER / "compose.yaml"], ids=lambda path: path.name)
+@both
+def test_the_load_test_runs_beside_what_is_up(which: str, text: Path) -> None:
+    """By the image that is there and with the files of that set-up: with fewer, Compose makes the services anew."""
+    assert services(which)["loadtest"]["image"] == services(which)["gateway"]["image"]
+    commands = re.findall(
+        r"docker compose (-f .+) (?:up|run).* (--build|loadtest)\b", text.read_text("utf-8")
+    )
+    files = {"cpu": "-f deploy/compose.yaml", "gpu": "-f deploy/compose.yaml -f deploy/compose.gpu.yaml"}
+    assert {(files[which], "--build"), (files[which], "loadtest")} <= set(commands)
+
+
 def test_images_are_those_of_the_cluster() -> None:
     manifests = " ".join(path.read_text() for path in (ROOT / "k8s").rglob("*.yaml"))
     for name in ("redis", "gateway"):

@@ -203,6 +203,50 @@ def test_what_refers_to_a_map_a_secret_or_a_volume_finds_it() -> None:
         )
 
 
+def claims_of(workload: Object) -> set[str]:
+    """The volumes that outlast a workload's pods, by name."""
+    volumes = template(workload)["spec"]["volumes"]
+    return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
+
+
+def fills_for_one_node() -> list[tuple[Overlay, Object, list[Object]]]:
+    """The Jobs that fill a volume which only one node can have, each with the servers that read it."""
+    return [
+        (overlay, job, [item for item in overlay.of(*SERVING) if name_of(claim) in claims_of(item)])
+        for overlay, claim in every("PersistentVolumeClaim")
+        if "ReadWriteMany" not in claim["spec"]["accessModes"]
+        for job in overlay.of("Job")
+        if name_of(claim) in claims_of(job)
+    ]
+
+
+def test_a_volume_for_one_node_is_filled_where_it_is_read() -> None:
+    fills = fills_for_one_node()
+    assert "single-gpu" in [overlay.name for overlay, _, _ in fills]
+    for overlay, job, readers in fills:
+        affinity = template(job)["spec"]["affinity"]["podAffinity"]
+        [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname", overlay.name
+        near = [item for item in overlay.of(*WORKLOADS) if matches(term["labelSelector"], labels_of(item))]
+        assert near == readers, "any other pod, the Job's own too, may be on any node"
+
+
+def test_those_who_read_a_volume_for_one_node_are_placed_before_it_is_filled() -> None:
+    for overlay, _, readers in fills_for_one_node():
+        for reader in readers:
+            assert not {"affinity", "initContainers"} & set(template(reader)["spec"]), overlay.name
+
+
+def test_who_fills_a_volume_on_a_gpus_node_tolerates_its_taints() -> None:
+    for overlay, job, readers in fills_for_one_node():
+        asked = {key for item in readers for one in containers(item) for key in one["resources"]["limits"]}
+        taints = {"nvidia.com/gpu", *(key for key in asked if key.startswith("nvidia.com/"))}
+        tolerated = {
+            one["key"] for one in template(job)["spec"]["tolerations"] if one["operator"] == "Exists"
+        }
+        assert taints <= tolerated, overlay.name
+
+
 def test_secrets_are_only_referred_to_and_are_known() -> None:
     for overlay in all_overlays():
         made = {name_of(item) for item in overlay.of("Secret")}
@@ -231,6 +275,25 @@ def test_no_image_floats() -> None:
             _, _, tag = image.partition("@")[0].rpartition(":")
             assert re.search(r"\d+\.\d+", tag), f"{overlay.name}: {image} has no exact version"
             assert image.count("/") < 2, f"{image} names a registry"
+
+
+def test_no_bundle_floats() -> None:
+    """Or whoever applies something else might change the weights below servers that run."""
+    for overlay, job in every("Job"):
+        [container] = containers(job)
+        revision = overlay.environment(container)["BUNDLE_REVISION"] or ""
+        assert re.fullmatch("[0-9a-f]{40}|your-commit", revision), f"{overlay.name}: {revision} is no commit"
+
+
+def test_a_job_that_is_done_stays_until_it_is_deleted() -> None:
+    """One that went by itself would run again with the next apply; one that changed could not be applied."""
+    manual = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.+) \|$", manual, re.MULTILINE))
+    for overlay, job in every("Job"):
+        assert "ttlSecondsAfterFinished" not in job["spec"], overlay.name
+        command = f"`kubectl -n r2sm delete job {name_of(job)} --ignore-not-found`"
+        for row in ("upgrade", "change the bundle"):
+            assert "apply" in rows[row].partition(command)[2], row
 
 
 def test_a_leaving_pod_outlasts_the_longest_request() -> None:
@@ -270,6 +333,31 @@ def test_a_route_waits_longer_than_the_longest_request_and_for_ever_on_a_socket(
     assert waits.pop("/v1/segment/stream") == 0, "0 s is no limit"
     assert waits
     assert all(seconds > MAX_TIMEOUT_MS / 1000 for seconds in waits.values())
+
+
+ROUTED = {("Prefix", "/v1"), ("Exact", "/readyz"), ("Exact", "/livez")}
+"""What clients ask, and by what load test and evaluation see that it is there; figures are for the inside."""
+
+
+def test_the_ingress_routes_what_clients_ask_and_nothing_else() -> None:
+    for overlay, ingress in every("Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            paths = rule["http"]["paths"]
+            assert {(path["pathType"], path["path"]) for path in paths} == ROUTED, overlay.name
+            for path in paths:
+                service = path["backend"]["service"]
+                ports = overlay.get("Service", service["name"])["spec"]["ports"]
+                assert service["port"]["name"] in [port["name"] for port in ports], overlay.name
+
+
+def test_a_route_takes_what_the_ingress_takes() -> None:
+    route = yaml.safe_load((ROOT / "k8s/components/gateway-api/route.yaml").read_text(encoding="utf-8"))
+    matched = {
+        (match["path"]["type"].removeprefix("Path"), match["path"]["value"])
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    }
+    assert matched - {("Prefix", "/v1/segment/stream")} == ROUTED
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
