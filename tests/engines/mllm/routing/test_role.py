@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -109,6 +109,14 @@ class Farm:
 
     def asked(self) -> list[int]:
         return [len(server.asked) for server in self.servers]
+
+    async def ejected(self) -> None:
+        """Make every server sick, and notice."""
+        for server in self.servers:
+            server.sick = True
+        while any(self.heard.fit.values()):
+            with pytest.raises(MllmUnavailable):
+                await self.call()
 
     async def until(self, url: str, *, fit: bool) -> None:
         async with asyncio.timeout(SECONDS):
@@ -235,18 +243,41 @@ async def test_streams_that_are_closed_early_leave_no_load() -> None:
         assert those.asked() == [4, 0]
 
 
-async def test_when_all_are_away_calls_fail_and_the_first_that_is_back_serves() -> None:
-    async with farm() as those:
-        for server in those.servers:
-            server.sick = True
-        for _ in range(4):
-            with pytest.raises(MllmUnavailable):
-                await those.call()
+@pytest.mark.parametrize("back", [0, 1, 2])
+async def test_when_all_are_away_calls_fail_and_the_first_that_is_back_serves(back: int) -> None:
+    async with farm(3) as those:
+        await those.ejected()
         assert sorted(those.heard.ejections) == sorted(server.url for server in those.servers)
         assert not (await those.role.health()).healthy
-        those.servers[0].sick = False
+        those.servers[back].sick = False
+        async with asyncio.timeout(SECONDS):
+            while not those.heard.fit[those.servers[back].url]:
+                with suppress(MllmUnavailable):
+                    await those.call()
+        before = those.asked()[back]
         await those.call()
-        assert those.heard.fit[those.servers[0].url]
+        assert those.asked()[back] == before + 1
+
+
+async def test_when_all_but_an_images_own_server_are_back_no_call_fails() -> None:
+    async with farm(3) as those:
+        await those.ejected()
+        for server in those.servers[1:]:
+            server.sick = False
+        assert await those.stream() == ["a", "b"]
+        await those.call()
+
+
+async def test_when_all_are_away_two_of_them_are_asked_not_always_the_same() -> None:
+    async with farm(3) as those:
+        await those.ejected()
+        before = those.asked()
+        for _ in range(40):
+            with pytest.raises(MllmUnavailable):
+                await those.call()
+        home, *others = (now - then for now, then in zip(those.asked(), before, strict=True))
+        assert home == sum(others) == 2 * 40, "either failure could have been for want of the image"
+        assert all(others)
 
 
 async def test_a_server_returns_after_a_probe_and_is_asked_again() -> None:
