@@ -58,14 +58,14 @@ class RoutedRole:
         self.name = name
         self._observer = observer or NoMllmObserver()
         self._clock = asyncio.get_running_loop().time
-        limits = limits or RoutingLimits()
-        self._servers = [
-            _Server(VllmRole(name, url, self._observer.headers), Fitness(limits, self._clock()))
-            for url in dict.fromkeys(urls)
-        ]
+        self._servers = [self._server(url, limits or RoutingLimits()) for url in dict.fromkeys(urls)]
         self._watching: list[asyncio.Task[None]] = []
         for server in self._servers:
             self._tell(server)
+
+    def _server(self, url: str, limits: RoutingLimits) -> _Server:
+        fitness = Fitness(limits, self._clock())
+        return _Server(VllmRole(self.name, url, self._observer.headers, lambda: not fitness.fit), fitness)
 
     def start(self) -> None:
         """Begin to probe the servers now and then."""
@@ -144,11 +144,12 @@ class RoutedRole:
         """Count a call as the server's work, and its end for or against the server."""
         server.outstanding += 1
         self._tell(server)
+        anew = not server.fitness.fit
         try:
             yield
-            server.fitness.succeeded(self._clock())
+            server.fitness.succeeded(self._clock(), anew=anew)
         except (RequestRefused, GeneratorExit):  # a stream that was closed had begun
-            server.fitness.succeeded(self._clock())
+            server.fitness.succeeded(self._clock(), anew=anew)
             raise
         except MllmUnavailable as fault:
             if server.fitness.failed(self._clock()):

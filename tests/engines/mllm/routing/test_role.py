@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
 from engines.errors import DeadlineExceeded, MllmUnavailable
-from engines.mllm.image import MllmImage
 from engines.mllm.role import RequestRefused
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
-from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
+from engines.mllm.wire import Pooling, PoolingAnswer
+from tests.engines.mllm.routing.asking import PREFILL, SECONDS, Asking, Heard, deadline
 from tests.engines.mllm.scripted_server import Exchange, scripted_server
 
 LIMITS = RoutingLimits(failures=2, first_pause=0.05, longest_pause=0.1, probe_every=0.05)
 PATIENT = RoutingLimits(failures=2, first_pause=600, longest_pause=600, probe_every=600)
 VECTOR = {"index": 0, "object": "embedding", "embedding": base64.b64encode(bytes(8)).decode()}
-SECONDS = 10.0
 
 
 @dataclass
@@ -66,46 +65,10 @@ class StandIn:
 
 
 @dataclass
-class Heard:
-    """An observer that remembers."""
-
-    fit: dict[str, bool] = field(default_factory=dict)
-    outstanding: dict[str, int] = field(default_factory=dict)
-    ejections: list[str] = field(default_factory=list)
-    retries: int = 0
-
-    def headers(self) -> Mapping[str, str]:
-        return {"x-test": "yes"}
-
-    def server(self, role: str, url: str, *, fit: bool, outstanding: int) -> None:
-        self.fit[url], self.outstanding[url] = fit, outstanding
-
-    def ejected(self, role: str, url: str) -> None:
-        self.ejections.append(url)
-
-    def retried(self, role: str) -> None:
-        self.retries += 1
-
-
-@dataclass
-class Farm:
+class Farm(Asking):
     """A role and its servers in the order in which the image likes them."""
 
-    role: RoutedRole
     servers: list[StandIn]
-    heard: Heard
-
-    async def call(self) -> None:
-        await self.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
-
-    async def stream(self) -> list[str]:
-        return [text async for text in self.texts()]
-
-    async def texts(self) -> AsyncGenerator[str]:
-        async with aclosing(self.role.stream(Generation(PREFILL, {}), deadline())) as chunks:
-            async for chunk in chunks:
-                if chunk.text:
-                    yield chunk.text
 
     def asked(self) -> list[int]:
         return [len(server.asked) for server in self.servers]
@@ -117,18 +80,6 @@ class Farm:
         while any(self.heard.fit.values()):
             with pytest.raises(MllmUnavailable):
                 await self.call()
-
-    async def until(self, url: str, *, fit: bool) -> None:
-        async with asyncio.timeout(SECONDS):
-            while self.heard.fit[url] != fit:  # noqa: ASYNC110  # an observer is told, not asked
-                await asyncio.sleep(0.01)
-
-
-PREFILL = Prefill(MllmImage("sha256:a", "data:,", 28, 28), "the mug", "")
-
-
-def deadline(seconds: float = SECONDS) -> float:
-    return asyncio.get_running_loop().time() + seconds
 
 
 @asynccontextmanager
@@ -146,7 +97,7 @@ async def farm(
         while left:
             servers.append(choose(left, PREFILL.image.digest))
             left.remove(servers[-1])
-        yield Farm(role, servers, heard)
+        yield Farm(role, heard, servers)
 
 
 async def test_calls_about_one_image_stay_on_one_server() -> None:
