@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from typing import TypeVar
 
 import aiohttp
@@ -53,26 +55,31 @@ class VllmRole:
     An image the server has seen is sent by name only, and one it has not with the first prefill of a call only, as
     vLLM takes them in their order; calls that come meanwhile wait until that one is being answered. Should the server
     have dropped it, or fail as if it had, the call is repeated with the data in each prefill once, while nothing has
-    been yielded. `headers` gives what goes along with a call that is about to be made.
+    been yielded. `headers` gives what goes along with a call that is about to be made. While the server is `left_out`
+    calls connect anew, as `health` always does: one whose name is gone may still answer on connections that are open.
     """
 
-    def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        headers: Callable[[], Mapping[str, str]] = dict,
+        left_out: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.name = name
         self.url = url
         self._headers = headers
+        self._left_out = left_out
         self._known = _RecentNames(KNOWN_IMAGES)
         self._tried = _RecentNames(KNOWN_IMAGES)
         self._on_the_way: dict[str, asyncio.Event] = {}
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            transport=AiohttpTransport(client=_connections),
-            trust_env=False,
-        )
+        self._client = _http(url, _kept_connections)
+        self._anew = _http(url, _new_connections)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+        await self._anew.aclose()
 
     async def call(self, request: Call, answer: type[Answer], deadline: float) -> Answer:
         """Send a request and read its whole answer."""
@@ -118,9 +125,9 @@ class VllmRole:
             await response.aclose()
 
     async def health(self) -> RoleHealth:
-        """Ask the server whether it is well; never raises."""
+        """Look up the server's name, connect and ask whether it is well; never raises."""
         try:
-            response = await self._client.get("/health", timeout=HEALTH_SECONDS)
+            response = await self._anew.get("/health", timeout=HEALTH_SECONDS)
         except FAULTS as fault:
             return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}")
         if response.is_success:
@@ -170,8 +177,9 @@ class VllmRole:
 
     async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
         body = request.body(data)
-        return await self._client.send(
-            self._client.build_request("POST", request.path, json=body, headers=self._headers()),
+        client = self._anew if self._left_out() else self._client
+        return await client.send(
+            client.build_request("POST", request.path, json=body, headers=self._headers()),
             stream=stream,
         )
 
@@ -209,12 +217,34 @@ class VllmRole:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
 
 
-def _connections() -> aiohttp.ClientSession:
+def _http(url: str, connections: Callable[[], aiohttp.ClientSession]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=url,
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        transport=AiohttpTransport(verify=_trusted(), client=connections),
+        trust_env=False,
+    )
+
+
+def _kept_connections() -> aiohttp.ClientSession:
     """As many connections as there are calls: what bounds these stands before. Reading and writing them takes aiohttp
     a third of the CPU time that httpx's own pool takes."""
-    trusted = httpx.create_ssl_context(trust_env=False)
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=trusted)
+    return _session(aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=_trusted()))
+
+
+def _new_connections() -> aiohttp.ClientSession:
+    """A connection for each request, to where the name leads now. aiohttp's cache of names stays on, holding none: with
+    it, requests that come together share a look-up, and those that hang take one thread."""
+    return _session(aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=0, ssl=_trusted()))
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+
+@cache
+def _trusted() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class _RecentNames:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from engines.mllm.role import HEALTH_SECONDS
+from engines.mllm.routing.fitness import RoutingLimits
 from server.schemas.request import MAX_TIMEOUT_MS
 from tests.k8s.overlays import (
     ROOT,
@@ -25,6 +27,8 @@ from tests.k8s.overlays import (
 SERVING = ("Deployment", "StatefulSet")
 SECRETS = {"r2sm-redis", "r2sm-api-keys", "r2sm-hub", "r2sm-tls"}
 """All that there are; k8s/README.md says what is in each."""
+NAMES_SECONDS = 30
+"""How long Kubernetes' own settings for CoreDNS let a cluster remember a name that is gone."""
 
 
 def labels_of(workload: Object) -> dict[str, str]:
@@ -310,9 +314,23 @@ def test_a_leaving_pod_outlasts_the_longest_request() -> None:
                 assert grace > pause + draining
             case "vllm":
                 _, _, _, at_least, at_most = container["lifecycle"]["preStop"]["exec"]["command"]
-                assert float(at_least) >= 10
+                assert float(at_least) >= NAMES_SECONDS + until_gateways_notice()
                 assert float(at_most) >= float(at_least) + longest
                 assert grace > float(at_most)
+
+
+def until_gateways_notice() -> float:
+    """Seconds until enough probes in a row have failed; each may take its time to connect and to read."""
+    limits = RoutingLimits()
+    return limits.failures * (limits.probe_every + 2 * HEALTH_SECONDS)
+
+
+def test_a_leaving_pods_name_is_gone_before_it_is() -> None:
+    """As that is what tells the gateways; a Service that balances would hide it."""
+    for overlay, workload in every("StatefulSet"):
+        service = overlay.get("Service", workload["spec"]["serviceName"])["spec"]
+        assert service["clusterIP"] == "None"
+        assert not service.get("publishNotReadyAddresses", False)
 
 
 def test_the_ingress_waits_longer_than_the_longest_request() -> None:

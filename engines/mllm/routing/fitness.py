@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class RoutingLimits:
     """When servers go and come back; times in seconds.
 
-    So many `failures` in a row eject a server. It is probed `first_pause` later, then after pauses that double
-    up to `longest_pause`; a server that was back for less than `stable` goes on where its pauses ended. One that
-    may be asked is probed `probe_every` so often.
+    So many `failures` in a row eject a server, and so many probes in a row that fail, whatever calls do between them.
+    It is probed `first_pause` later, then after pauses that double up to `longest_pause`; a server that was back for
+    less than `stable` goes on where its pauses ended. One that may be asked is probed `probe_every` so often.
     """
 
     failures: int = 2
@@ -29,12 +29,14 @@ class Fitness:
     """One server's record. `now` is in seconds on any clock that never goes back.
 
     A probe that succeeds does not excuse failures of calls: a server may say that it is well and fail all the
-    same.
+    same. Nor does a call that succeeds excuse probes that fail: a server that is leaving, whose name is gone, still
+    answers on connections that are open. Its probes having ejected it, only what connects anew brings it back.
     """
 
     def __init__(self, limits: RoutingLimits, now: float) -> None:
         self._limits = limits
         self._failures = 0
+        self._missed = 0
         self._pause = 0.0
         self._back = now - limits.stable
         self._due = now + limits.probe_every
@@ -44,16 +46,18 @@ class Fitness:
         """Seconds until the next probe is due, at least 0."""
         return max(self._due - now, 0.0)
 
-    def succeeded(self, now: float) -> None:
-        """A call was answered; that proves as much as a probe."""
+    def succeeded(self, now: float, *, anew: bool) -> None:
+        """A call was answered; one that connected `anew` proves as much as a probe."""
         self._failures = 0
-        if not self.fit:
+        if anew:
+            self._missed = 0
+        if not self.fit and self._missed < self._limits.failures:
             self._return(now)
 
     def failed(self, now: float) -> bool:
         """A call failed; whether that has ejected the server."""
         self._failures += 1
-        if not self.fit or self._failures < self._limits.failures:
+        if not self.fit or max(self._failures, self._missed) < self._limits.failures:
             return False
         self.fit = False
         if now - self._back >= self._limits.stable:
@@ -63,6 +67,7 @@ class Fitness:
 
     def probed(self, well: bool, now: float) -> bool:
         """A probe has ended; whether that has ejected the server. One that comes early cannot put off the next."""
+        self._missed = 0 if well else self._missed + 1
         if self.fit:
             self._due = now + self._limits.probe_every
             return not well and self.failed(now)

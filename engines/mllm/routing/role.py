@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,7 +43,8 @@ class RoutedRole:
     """Servers of one role, ``reason`` or ``concentrate``; calls and errors are those of `VllmRole`.
 
     A call that fails is made once more on another server, as long as the caller has been given no text. While
-    every server is ejected all of them are asked again, so that one which is back is found at once.
+    every server is ejected all of them are asked again, and after the image's own one any other, so that the first
+    that is back is found soon.
     """
 
     def __init__(
@@ -56,14 +58,14 @@ class RoutedRole:
         self.name = name
         self._observer = observer or NoMllmObserver()
         self._clock = asyncio.get_running_loop().time
-        limits = limits or RoutingLimits()
-        self._servers = [
-            _Server(VllmRole(name, url, self._observer.headers), Fitness(limits, self._clock()))
-            for url in dict.fromkeys(urls)
-        ]
+        self._servers = [self._server(url, limits or RoutingLimits()) for url in dict.fromkeys(urls)]
         self._watching: list[asyncio.Task[None]] = []
         for server in self._servers:
             self._tell(server)
+
+    def _server(self, url: str, limits: RoutingLimits) -> _Server:
+        fitness = Fitness(limits, self._clock())
+        return _Server(VllmRole(self.name, url, self._observer.headers, lambda: not fitness.fit), fitness)
 
     def start(self) -> None:
         """Begin to probe the servers now and then."""
@@ -78,7 +80,7 @@ class RoutedRole:
 
     async def call(self, request: Call, answer: type[Answer], deadline: float) -> Answer:
         """Send a request and read its whole answer."""
-        server = self._choose(request, self._servers)
+        server = self._choose(request)
         try:
             with self._working(server):
                 return await server.role.call(request, answer, deadline)
@@ -89,7 +91,7 @@ class RoutedRole:
 
     async def stream(self, request: Generation, deadline: float) -> AsyncGenerator[ChatChunk]:
         """Send a request and yield its events; closing the generator makes the server abort the request."""
-        server, told = self._choose(request, self._servers), False
+        server, told = self._choose(request), False
         try:
             async with aclosing(self._stream_from(server, request, deadline)) as chunks:
                 async for chunk in chunks:
@@ -109,7 +111,7 @@ class RoutedRole:
 
         One that is left out is not waited for: it may hang, and its own probes will tell when it is back.
         """
-        asked = [server for server in self._servers if server.fitness.fit] or self._servers
+        asked = _fit(self._servers) or self._servers
         left_out = [server for server in self._servers if server not in asked]
         every = await asyncio.gather(*(self._probe(server) for server in asked))
         every += [RoleHealth(self.name, False, f"{server.url} is left out") for server in left_out]
@@ -124,29 +126,30 @@ class RoutedRole:
                 async for chunk in chunks:
                     yield chunk
 
-    def _choose(self, request: Call, servers: Sequence[_Server]) -> _Server:
-        fit = [server for server in servers if server.fitness.fit]
-        return choose(fit or servers, request.image.digest)
+    def _choose(self, request: Call) -> _Server:
+        return choose(_fit(self._servers) or self._servers, request.image.digest)
 
     def _other(self, failed: _Server, request: Call, fault: MllmUnavailable) -> _Server:
         """The server to ask in place of one that failed. Raises `fault` if there is none, or no use in it."""
-        others = [server for server in self._servers if server is not failed and server.fitness.fit]
-        if isinstance(fault, RequestRefused) or not others:
+        others = [server for server in self._servers if server is not failed]
+        fit = _fit(others)
+        if isinstance(fault, RequestRefused) or not others or (failed.fitness.fit and not fit):
             raise fault
         log.warning("asking another %s server: %s", self.name, fault)
         self._observer.retried(self.name)
-        return self._choose(request, others)
+        return choose(fit, request.image.digest) if fit else random.choice(others)
 
     @contextmanager
     def _working(self, server: _Server) -> Iterator[None]:
         """Count a call as the server's work, and its end for or against the server."""
         server.outstanding += 1
         self._tell(server)
+        anew = not server.fitness.fit
         try:
             yield
-            server.fitness.succeeded(self._clock())
+            server.fitness.succeeded(self._clock(), anew=anew)
         except (RequestRefused, GeneratorExit):  # a stream that was closed had begun
-            server.fitness.succeeded(self._clock())
+            server.fitness.succeeded(self._clock(), anew=anew)
             raise
         except MllmUnavailable as fault:
             if server.fitness.failed(self._clock()):
@@ -183,3 +186,7 @@ class RoutedRole:
 
     def _tell(self, server: _Server) -> None:
         self._observer.server(self.name, server.url, fit=server.fitness.fit, outstanding=server.outstanding)
+
+
+def _fit(servers: Sequence[_Server]) -> list[_Server]:
+    return [server for server in servers if server.fitness.fit]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from contextlib import aclosing
 
 import pytest
@@ -12,6 +13,7 @@ from engines.errors import MllmUnavailable
 from engines.mllm.image import MllmImage
 from engines.mllm.role import VllmRole
 from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
+from tests.engines.mllm.lasting_server import lasting_server
 from tests.engines.mllm.scripted_server import Exchange, scripted_server
 from tests.waiting import until
 
@@ -176,4 +178,32 @@ async def test_a_server_that_speaks_no_http_is_unavailable(junk: bytes) -> None:
         with pytest.raises(MllmUnavailable, match="the reason server at"):
             await text(role)
         assert not (await role.health()).healthy
+        await role.aclose()
+
+
+async def test_a_server_whose_name_is_gone_is_not_well_though_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither does a call reach it that connects anew, as it does while the server is left out."""
+    names, look_up, left_out = {"pod.test": "127.0.0.1"}, socket.getaddrinfo, False
+
+    def addresses(host: str, *rest: object, **more: object) -> object:
+        if host.endswith(".test") and host not in names:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return look_up(names.get(host, host), *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", addresses)
+    async with lasting_server() as server:
+        role = VllmRole("reason", f"http://pod.test:{server.port}", left_out=lambda: left_out)
+        assert (await role.health()).healthy
+        assert await text(role) == "ab"
+        del names["pod.test"]
+        assert not (await role.health()).healthy
+        assert await text(role) == "ab"
+        left_out = True
+        with pytest.raises(MllmUnavailable, match=r"pod\.test"):
+            await text(role)
+        names["pod.test"] = "127.0.0.1"
+        assert (await role.health()).healthy
+        assert await text(role) == "ab"
         await role.aclose()

@@ -22,7 +22,7 @@ def test_failures_in_a_row_eject() -> None:
     fitness = Fitness(LIMITS, 0.0)
     for _ in range(5):
         assert not fitness.failed(1.0)
-        fitness.succeeded(1.0)
+        fitness.succeeded(1.0, anew=False)
     assert fitness.fit
     assert not fitness.failed(2.0)
     assert fitness.failed(2.0)
@@ -40,6 +40,34 @@ def test_a_good_probe_does_not_excuse_failing_calls() -> None:
 def test_a_probe_that_fails_twice_ejects_a_server_nobody_asks() -> None:
     fitness = Fitness(LIMITS, 0.0)
     assert [fitness.probed(False, 5.0), fitness.probed(False, 10.0)] == [False, True]
+
+
+def test_calls_that_succeed_do_not_excuse_probes_that_fail() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    assert not fitness.probed(False, 5.0)
+    fitness.succeeded(6.0, anew=False)
+    assert fitness.probed(False, 10.0)
+    fitness.succeeded(10.5, anew=False)
+    assert not fitness.fit, "it is left alone until something connects anew"
+    assert fitness.until_probe(10.5) == 0.5
+
+
+def test_probes_that_fail_one_at_a_time_eject_nobody() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    for now in (10.0, 20.0, 30.0):
+        fitness.probed(False, now)
+        fitness.succeeded(now, anew=False)
+        fitness.probed(True, now + 5.0)
+    assert fitness.fit
+
+
+def test_a_call_that_connected_anew_proves_as_much_as_a_probe() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    fitness.probed(False, 5.0)
+    fitness.probed(False, 10.0)
+    fitness.succeeded(10.5, anew=True)
+    assert fitness.fit
+    assert not fitness.failed(11.0), "and what was before is forgotten"
 
 
 def test_pauses_double_until_the_longest() -> None:
@@ -75,8 +103,8 @@ def test_a_server_that_fails_again_soon_stays_away_longer(back_for: float, pause
 
 def test_a_call_that_was_answered_brings_a_server_back() -> None:
     fitness = ejected()
-    fitness.succeeded(100.1)
-    assert fitness.fit
+    fitness.succeeded(100.1, anew=False)
+    assert fitness.fit, "its probes say nothing against it"
 
 
 class AnyHistory(RuleBasedStateMachine):
@@ -96,10 +124,11 @@ class AnyHistory(RuleBasedStateMachine):
         was_fit = self.fitness.fit
         assert self.fitness.failed(self.now) == (was_fit and not self.fitness.fit)
 
-    @rule()
-    def succeed(self) -> None:
-        self.fitness.succeeded(self.now)
-        assert self.fitness.fit
+    @rule(anew=st.booleans())
+    def succeed(self, anew: bool) -> None:
+        was_fit = self.fitness.fit
+        self.fitness.succeeded(self.now, anew=anew)
+        assert self.fitness.fit or not (anew or was_fit)
 
     @rule(well=st.booleans())
     def probe(self, well: bool) -> None:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
 
 from engines.errors import DeadlineExceeded, MllmUnavailable
-from engines.mllm.image import MllmImage
 from engines.mllm.role import RequestRefused
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
-from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
+from engines.mllm.wire import Pooling, PoolingAnswer
+from tests.engines.mllm.routing.asking import PREFILL, SECONDS, Asking, Heard, deadline
 from tests.engines.mllm.scripted_server import Exchange, scripted_server
 
 LIMITS = RoutingLimits(failures=2, first_pause=0.05, longest_pause=0.1, probe_every=0.05)
 PATIENT = RoutingLimits(failures=2, first_pause=600, longest_pause=600, probe_every=600)
 VECTOR = {"index": 0, "object": "embedding", "embedding": base64.b64encode(bytes(8)).decode()}
-SECONDS = 10.0
 
 
 @dataclass
@@ -66,61 +65,21 @@ class StandIn:
 
 
 @dataclass
-class Heard:
-    """An observer that remembers."""
-
-    fit: dict[str, bool] = field(default_factory=dict)
-    outstanding: dict[str, int] = field(default_factory=dict)
-    ejections: list[str] = field(default_factory=list)
-    retries: int = 0
-
-    def headers(self) -> Mapping[str, str]:
-        return {"x-test": "yes"}
-
-    def server(self, role: str, url: str, *, fit: bool, outstanding: int) -> None:
-        self.fit[url], self.outstanding[url] = fit, outstanding
-
-    def ejected(self, role: str, url: str) -> None:
-        self.ejections.append(url)
-
-    def retried(self, role: str) -> None:
-        self.retries += 1
-
-
-@dataclass
-class Farm:
+class Farm(Asking):
     """A role and its servers in the order in which the image likes them."""
 
-    role: RoutedRole
     servers: list[StandIn]
-    heard: Heard
-
-    async def call(self) -> None:
-        await self.role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
-
-    async def stream(self) -> list[str]:
-        return [text async for text in self.texts()]
-
-    async def texts(self) -> AsyncGenerator[str]:
-        async with aclosing(self.role.stream(Generation(PREFILL, {}), deadline())) as chunks:
-            async for chunk in chunks:
-                if chunk.text:
-                    yield chunk.text
 
     def asked(self) -> list[int]:
         return [len(server.asked) for server in self.servers]
 
-    async def until(self, url: str, *, fit: bool) -> None:
-        async with asyncio.timeout(SECONDS):
-            while self.heard.fit[url] != fit:  # noqa: ASYNC110  # an observer is told, not asked
-                await asyncio.sleep(0.01)
-
-
-PREFILL = Prefill(MllmImage("sha256:a", "data:,", 28, 28), "the mug", "")
-
-
-def deadline(seconds: float = SECONDS) -> float:
-    return asyncio.get_running_loop().time() + seconds
+    async def ejected(self) -> None:
+        """Make every server sick, and notice."""
+        for server in self.servers:
+            server.sick = True
+        while any(self.heard.fit.values()):
+            with pytest.raises(MllmUnavailable):
+                await self.call()
 
 
 @asynccontextmanager
@@ -138,7 +97,7 @@ async def farm(
         while left:
             servers.append(choose(left, PREFILL.image.digest))
             left.remove(servers[-1])
-        yield Farm(role, servers, heard)
+        yield Farm(role, heard, servers)
 
 
 async def test_calls_about_one_image_stay_on_one_server() -> None:
@@ -235,18 +194,41 @@ async def test_streams_that_are_closed_early_leave_no_load() -> None:
         assert those.asked() == [4, 0]
 
 
-async def test_when_all_are_away_calls_fail_and_the_first_that_is_back_serves() -> None:
-    async with farm() as those:
-        for server in those.servers:
-            server.sick = True
-        for _ in range(4):
-            with pytest.raises(MllmUnavailable):
-                await those.call()
+@pytest.mark.parametrize("back", [0, 1, 2])
+async def test_when_all_are_away_calls_fail_and_the_first_that_is_back_serves(back: int) -> None:
+    async with farm(3) as those:
+        await those.ejected()
         assert sorted(those.heard.ejections) == sorted(server.url for server in those.servers)
         assert not (await those.role.health()).healthy
-        those.servers[0].sick = False
+        those.servers[back].sick = False
+        async with asyncio.timeout(SECONDS):
+            while not those.heard.fit[those.servers[back].url]:
+                with suppress(MllmUnavailable):
+                    await those.call()
+        before = those.asked()[back]
         await those.call()
-        assert those.heard.fit[those.servers[0].url]
+        assert those.asked()[back] == before + 1
+
+
+async def test_when_all_but_an_images_own_server_are_back_no_call_fails() -> None:
+    async with farm(3) as those:
+        await those.ejected()
+        for server in those.servers[1:]:
+            server.sick = False
+        assert await those.stream() == ["a", "b"]
+        await those.call()
+
+
+async def test_when_all_are_away_two_of_them_are_asked_not_always_the_same() -> None:
+    async with farm(3) as those:
+        await those.ejected()
+        before = those.asked()
+        for _ in range(40):
+            with pytest.raises(MllmUnavailable):
+                await those.call()
+        home, *others = (now - then for now, then in zip(those.asked(), before, strict=True))
+        assert home == sum(others) == 2 * 40, "either failure could have been for want of the image"
+        assert all(others)
 
 
 async def test_a_server_returns_after_a_probe_and_is_asked_again() -> None:

@@ -1,0 +1,105 @@
+"""A server that is leaving answers on connections that are open; nothing new goes there, nothing under way is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from engines.errors import MllmUnavailable
+from engines.mllm.routing.choice import choose
+from engines.mllm.routing.fitness import RoutingLimits
+from engines.mllm.routing.role import RoutedRole
+from tests.engines.mllm.lasting_server import LastingServer, lasting_server
+from tests.engines.mllm.routing.asking import PREFILL, SECONDS, Asking, Heard
+
+PROBED = RoutingLimits(failures=2, first_pause=0.05, longest_pause=0.1, probe_every=0.05)
+PROBED_NO_MORE = RoutingLimits(failures=2, first_pause=600, longest_pause=600, probe_every=0.05)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    url: str
+    outstanding: int = 0
+
+
+@dataclass
+class Leaving(Asking):
+    """A role, the image's own server, and perhaps another one."""
+
+    home: LastingServer
+
+    async def until_left_out(self) -> None:
+        """Keep asking, as under load, until the home server is left out; no call may fail meanwhile."""
+        async with asyncio.timeout(SECONDS):
+            while self.heard.fit[self.home.url]:
+                await self.call()
+
+
+@asynccontextmanager
+async def leaving(number: int, limits: RoutingLimits = PROBED) -> AsyncIterator[Leaving]:
+    """So many servers, probed all the time."""
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(lasting_server()) for _ in range(number)]
+        heard = Heard()
+        role = RoutedRole("concentrate", [server.url for server in servers], limits, heard)
+        stack.push_async_callback(role.aclose)
+        role.start()
+        url = choose([Candidate(server.url) for server in servers], PREFILL.image.digest).url
+        yield Leaving(role, heard, next(server for server in servers if server.url == url))
+
+
+async def test_one_that_takes_no_new_connections_is_left_alone_until_it_does() -> None:
+    async with leaving(2) as those:
+        home = those.home
+        home.middle.clear()
+        under_way = those.texts()
+        assert await anext(under_way) == "a"
+        await those.call()
+        await home.shut()
+        await those.until_left_out()
+        assert home.asked > 2, "it went on answering"
+        asked = home.asked
+        for _ in range(5):
+            await those.call()
+        assert home.asked == asked
+        home.middle.set()
+        assert [text async for text in under_way] == ["b"]
+        assert not those.heard.fit[home.url], "what was under way brings nobody back"
+        await home.open()
+        await those.until(home.url, fit=True)
+        await those.call()
+        assert home.asked == asked + 1
+        assert those.heard.ejections == [home.url]
+
+
+async def test_nor_do_calls_go_there_when_there_is_no_other() -> None:
+    async with leaving(1) as those:
+        home = those.home
+        home.middle.clear()
+        under_way = those.texts()
+        assert await anext(under_way) == "a"
+        await those.call()
+        await home.shut()
+        await those.until_left_out()
+        asked = home.asked
+        for _ in range(5):
+            with pytest.raises(MllmUnavailable):
+                await those.call()
+        assert home.asked == asked
+        home.middle.set()
+        assert [text async for text in under_way] == ["b"]
+        assert not those.heard.fit[home.url]
+
+
+async def test_a_call_that_connects_anew_brings_it_back() -> None:
+    async with leaving(1, PROBED_NO_MORE) as those:
+        await those.call()
+        await those.home.shut()
+        await those.until_left_out()
+        await those.home.open()
+        await those.call()
+        assert those.heard.fit[those.home.url]
