@@ -86,8 +86,12 @@ class TextStates:
 
 @dataclass(frozen=True, slots=True)
 class RoleHealth:
-    """Whether a role has a vLLM server that answers; `detail` says which one does not, and why."""
+    """Whether a role has a vLLM server that answers; `detail` says which one does not, and why.
+
+    `reached` is whether a connection could be made, of one server: one that is only slow has been reached.
+    """
 
     role: str
     healthy: bool
     detail: str = ""
+    reached: bool = True

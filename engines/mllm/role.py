@@ -129,7 +129,8 @@ class VllmRole:
         try:
             response = await self._anew.get("/health", timeout=HEALTH_SECONDS)
         except FAULTS as fault:
-            return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}")
+            reached = not isinstance(fault, (httpx.ConnectError, httpx.ConnectTimeout))
+            return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}", reached)
         if response.is_success:
             return RoleHealth(self.name, True)
         return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class RoutingLimits:
     """When servers go and come back; times in seconds.
 
-    So many `failures` in a row eject a server, and so many probes in a row that fail, whatever calls do between them.
+    So many `failures` in a row eject a server, and so many probes that could not connect, whatever calls do meanwhile.
     It is probed `first_pause` later, then after pauses that double up to `longest_pause`; a server that was back for
     less than `stable` goes on where its pauses ended. One that may be asked is probed `probe_every` so often.
     """
@@ -29,8 +29,9 @@ class Fitness:
     """One server's record. `now` is in seconds on any clock that never goes back.
 
     A probe that succeeds does not excuse failures of calls: a server may say that it is well and fail all the
-    same. Nor does a call that succeeds excuse probes that fail: a server that is leaving, whose name is gone, still
-    answers on connections that are open. Its probes having ejected it, only what connects anew brings it back.
+    same. Nor does a call that succeeds excuse probes that cannot connect: a server that is leaving, whose name is
+    gone, still answers on connections that are open. Its probes having ejected it, only what connects anew brings it
+    back. A probe that is only slow, as those of a server with much to do are, is excused by calls.
     """
 
     def __init__(self, limits: RoutingLimits, now: float) -> None:
@@ -65,9 +66,12 @@ class Fitness:
         self._wait_longer(now)
         return True
 
-    def probed(self, well: bool, now: float) -> bool:
+    def probed(self, well: bool, now: float, *, reached: bool = True) -> bool:
         """A probe has ended; whether that has ejected the server. One that comes early cannot put off the next."""
-        self._missed = 0 if well else self._missed + 1
+        if well:
+            self._missed = 0
+        elif not reached:
+            self._missed += 1
         if self.fit:
             self._due = now + self._limits.probe_every
             return not well and self.failed(now)

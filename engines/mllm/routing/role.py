@@ -172,7 +172,7 @@ class RoutedRole:
     async def _probe(self, server: _Server) -> RoleHealth:
         was_fit = server.fitness.fit
         health = await server.role.health()
-        if server.fitness.probed(health.healthy, self._clock()):
+        if server.fitness.probed(health.healthy, self._clock(), reached=health.reached):
             self._eject(server, health.detail)
         elif server.fitness.fit and not was_fit:
             log.warning("the %s server at %s is back", self.name, server.url)

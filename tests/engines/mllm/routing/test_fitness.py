@@ -42,11 +42,19 @@ def test_a_probe_that_fails_twice_ejects_a_server_nobody_asks() -> None:
     assert [fitness.probed(False, 5.0), fitness.probed(False, 10.0)] == [False, True]
 
 
-def test_calls_that_succeed_do_not_excuse_probes_that_fail() -> None:
+def test_calls_that_succeed_excuse_probes_that_are_slow() -> None:
     fitness = Fitness(LIMITS, 0.0)
-    assert not fitness.probed(False, 5.0)
+    for now in (5.0, 10.0, 15.0, 20.0):
+        assert not fitness.probed(False, now)
+        fitness.succeeded(now + 1.0, anew=False)
+    assert fitness.fit
+
+
+def test_calls_that_succeed_do_not_excuse_probes_that_cannot_connect() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    assert not fitness.probed(False, 5.0, reached=False)
     fitness.succeeded(6.0, anew=False)
-    assert fitness.probed(False, 10.0)
+    assert fitness.probed(False, 10.0, reached=False)
     fitness.succeeded(10.5, anew=False)
     assert not fitness.fit, "it is left alone until something connects anew"
     assert fitness.until_probe(10.5) == 0.5
@@ -55,7 +63,7 @@ def test_calls_that_succeed_do_not_excuse_probes_that_fail() -> None:
 def test_probes_that_fail_one_at_a_time_eject_nobody() -> None:
     fitness = Fitness(LIMITS, 0.0)
     for now in (10.0, 20.0, 30.0):
-        fitness.probed(False, now)
+        fitness.probed(False, now, reached=False)
         fitness.succeeded(now, anew=False)
         fitness.probed(True, now + 5.0)
     assert fitness.fit
@@ -63,8 +71,8 @@ def test_probes_that_fail_one_at_a_time_eject_nobody() -> None:
 
 def test_a_call_that_connected_anew_proves_as_much_as_a_probe() -> None:
     fitness = Fitness(LIMITS, 0.0)
-    fitness.probed(False, 5.0)
-    fitness.probed(False, 10.0)
+    fitness.probed(False, 5.0, reached=False)
+    fitness.probed(False, 10.0, reached=False)
     fitness.succeeded(10.5, anew=True)
     assert fitness.fit
     assert not fitness.failed(11.0), "and what was before is forgotten"
@@ -130,10 +138,10 @@ class AnyHistory(RuleBasedStateMachine):
         self.fitness.succeeded(self.now, anew=anew)
         assert self.fitness.fit or not (anew or was_fit)
 
-    @rule(well=st.booleans())
-    def probe(self, well: bool) -> None:
+    @rule(well=st.booleans(), reached=st.booleans())
+    def probe(self, well: bool, reached: bool) -> None:
         was_fit = self.fitness.fit
-        self.fitness.probed(well, self.now)
+        self.fitness.probed(well, self.now, reached=well or reached)
         assert self.fitness.fit or not well or was_fit
 
     @invariant()
