@@ -16,6 +16,8 @@ from engines.mllm.answer import AnswerFormat, AnswerTokens, DecisionQuestion, Re
 from engines.mllm.boxes import BoxFormat
 
 MIN_PIXELS, MAX_PIXELS = 256 * 256, 1024 * 1024
+MODEL_TYPE = "qwen3_vl"
+"""No other Qwen-VL: Qwen2.5-VL's boxes are in pixels of the image as it was resized for it, not in thousandths."""
 
 ANSWER = AnswerFormat(
     tokens=AnswerTokens(reference=None, modal=None, amodal=None, no_object=None),
@@ -66,8 +68,8 @@ def import_egm(
         BundleError: what was made is no bundle.
     """
     model, seer = LanguageModel.read(locate(checkpoint)), read_sam(sam)
-    if model.config.get("model_type") not in ("qwen3_vl", "qwen2_5_vl"):
-        raise CheckpointError(f"{model.path}: a {model.config.get('model_type')}, and not a Qwen-VL")
+    if (found := model.config.get("model_type")) != MODEL_TYPE:
+        raise CheckpointError(f"{model.path}: a {found}, and EGM is a Qwen3-VL ({MODEL_TYPE})")
     with unfinished(out) as folder:
         image = model.image_config(MIN_PIXELS, max_pixels)
         model.copy_side_files(folder / MLLM, image)

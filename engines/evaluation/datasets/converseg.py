@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.evaluation.datasets.fields import Entry, as_rows, field, key, query, rows, text
 from engines.evaluation.datasets.files import find_picture, read_json, read_picture
 from engines.evaluation.datasets.masks import BadMask, from_png
+from engines.evaluation.metrics import Mask
 from engines.evaluation.questions import Fault, FaultyData, Question, Reading
 
 ITEMS = "items.json"
@@ -47,7 +48,7 @@ class ConverSeg:
             image = text(item, "image", picture)
             opened = read_picture(find_picture(image, [self._root]), picture)
             file = text(item, "mask_merged" if item.get("mask_merged") else "mask", picture)
-            mask = from_png(find_picture(file, [self._root]) or Path(file), opened.shape)
+            mask = self._mask(file, opened.shape)
         except BadMask as error:
             return Reading(faults=(Fault("bad_mask", picture, str(error)),))
         except FaultyData as error:
@@ -69,6 +70,12 @@ class ConverSeg:
                 ),
             )
         )
+
+    def _mask(self, name: str, shape: tuple[int, int]) -> Mask:
+        path = find_picture(name, [self._root])
+        if path is None:
+            raise BadMask(f"the mask {Path(name).name} is not there")
+        return from_png(path, shape)
 
 
 def _lines(root: Path, split: str) -> list[Entry]:

@@ -111,6 +111,15 @@ def test_a_name_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
         assert fault.kind == "missing_image"
 
 
+def test_a_mask_is_taken_from_the_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts.image(tmp_path, "private/2.png")
+    inside = tmp_path / "set"
+    monkeypatch.chdir(tmp_path)
+    for name in ("private/2.png", "../private/2.png", str(tmp_path / "private/2.png")):
+        [fault] = read_all("converseg", layouts.converseg(inside, mask=name))
+        assert (fault.kind, fault.message) == ("bad_mask", "the mask 2.png is not there")
+
+
 @pytest.mark.parametrize(
     ("instance", "message"),
     [

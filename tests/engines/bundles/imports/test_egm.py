@@ -53,11 +53,12 @@ def test_a_shard_of_the_index_must_be_there(published: Path, sam_file: Path, tmp
         import_egm(str(folder), str(sam_file), tmp_path / "egm", progress=lambda _: None)
 
 
-def test_another_kind_of_model_is_named(published: Path, sam_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "qwen2_5_vl"])
+def test_another_kind_of_model_is_named(published: Path, sam_file: Path, tmp_path: Path, kind: str) -> None:
     folder = Path(shutil.copytree(published, tmp_path / "published"))
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="a llama, and not a Qwen-VL"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": kind}))
+    with pytest.raises(CheckpointError, match=f"published: a {kind}, and EGM is a Qwen3-VL"):
         import_egm(str(folder), str(sam_file), tmp_path / "egm", progress=lambda _: None)
 
 
