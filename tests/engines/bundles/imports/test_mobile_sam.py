@@ -76,11 +76,12 @@ def package() -> Path:
     with archive.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == SHA256
     if not (kept / "ISAT").is_dir():
+        safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4
         with tarfile.open(archive) as content:
             for member in content.getmembers():
                 _, _, member.name = member.name.partition("/")
                 if member.name.startswith(WANTED):
-                    content.extract(member, kept, filter="data")
+                    content.extract(member, kept, **safely)
     return kept / "ISAT"
 
 
