@@ -19,6 +19,7 @@ GAPS = 2.0
 SMOOTHING = 0.2  # weight of the newest gap in the average
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result]]]
+Begin = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class _Slot(Generic[Item, Result]):
     item: Item
     arrived: float  # seconds on the loop's clock
     future: asyncio.Future[Result]
+    begin: Begin | None = None
 
 
 class _Queue(Generic[Item, Result]):
@@ -117,14 +119,17 @@ class MicroBatcher(Generic[Item, Result]):
         """Items that wait for a batch."""
         return len(self._pending)
 
-    async def submit(self, item: Item, *, patient: bool = False) -> Result:
-        """The result of one item. Raises what `run` raises for it, or `Overloaded`."""
-        return (await self.submit_all([item], patient=patient))[0]
+    async def submit(self, item: Item, *, patient: bool = False, begin: Begin | None = None) -> Result:
+        """The result of one item. Raises what `run` or `begin` raises for it, or `Overloaded`."""
+        return (await self.submit_all([item], patient=patient, begin=begin))[0]
 
-    async def submit_all(self, items: Sequence[Item], *, patient: bool = False) -> list[Result]:
+    async def submit_all(
+        self, items: Sequence[Item], *, patient: bool = False, begin: Begin | None = None
+    ) -> list[Result]:
         """The results of several items that belong together, in order; they are queued side by side.
 
-        `patient` ones let others go first, but not for ever.
+        `patient` ones let others go first, but not for ever. When the batch of an item is due it waits for `begin`,
+        and goes without the item if that fails.
 
         Raises:
             Overloaded: they do not fit into the queue; none of them was queued.
@@ -134,7 +139,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self.pending + len(items) > self._limits.max_pending:
             raise Overloaded(f"{self.pending} items wait already")
         loop = asyncio.get_running_loop()
-        slots = [_Slot(item, loop.time(), loop.create_future()) for item in items]
+        slots = [_Slot(item, loop.time(), loop.create_future(), begin) for item in items]
         self._pending.add(slots, patient=patient)
         self._note_arrival(loop.time())
         self._arrival.set()
@@ -163,6 +168,7 @@ class MicroBatcher(Generic[Item, Result]):
         batch: list[_Slot[Item, Result]] = []
         try:
             while batch := self._take():
+                await asyncio.gather(*(self._begin(slot, slot.begin) for slot in batch if slot.begin))
                 await self._run_slots(batch)
                 await self._gather_more()
         finally:
@@ -206,6 +212,14 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _take_all(self) -> list[_Slot[Item, Result]]:
         return self._pending.take(self.pending)
+
+    @staticmethod
+    async def _begin(slot: _Slot[Item, Result], begin: Begin) -> None:
+        try:
+            await begin()
+        except Exception as error:
+            if not slot.future.done():
+                slot.future.set_exception(error)
 
     async def _run_slots(self, slots: list[_Slot[Item, Result]]) -> None:
         slots = [slot for slot in slots if not slot.future.done()]

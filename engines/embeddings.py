@@ -7,11 +7,12 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from engines.batching import MicroBatcher
+from engines.batching import Begin, MicroBatcher
 from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
-from engines.cache.shared import Claim, Found, Leased, SharedLevel, claim_or_wait, held
+from engines.cache.shared import Found, Leased, LeaseLost, SharedLevel, claim_or_wait, held, insist
 from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
 from engines.vision.preprocess import Prepared
@@ -119,21 +120,41 @@ class Embeddings:
         await self._encoder.aclose()
 
     async def _obtain(self, image: PreparedImage) -> Embedding:
-        """From the shared level, or else made; a value there that cannot be used is put out of the way first."""
+        """From the shared level, or else made."""
         if self._shared is None:
             return await self._encode(image)
-        key = self._shared.key(image.digest)
-        claim: Claim = "unavailable"
+        known = await self._known_or_leased(self._shared, image.digest)
+        if isinstance(known, Embedding):
+            return known
+        try:
+            return await self._encode_to_share(self._shared, image, known)
+        except LeaseLost:
+            return await self._obtain_unleased(self._shared, image)
+
+    async def _obtain_unleased(self, shared: SharedEmbeddings, image: PreparedImage) -> Embedding:
+        """From whoever has the lease now. If nobody does the image may have been forgotten: made, and not shared."""
+        known = await self._known_or_leased(shared, image.digest)
+        if isinstance(known, Embedding):
+            return known
+        if known is not None:
+            shared.level.give_up(shared.key(image.digest), known.token)
+        self._patient.pop(image.digest, None)  # its turn had come
+        return await self._encode(image)
+
+    async def _known_or_leased(self, shared: SharedEmbeddings, digest: str) -> Embedding | Leased | None:
+        """What the shared level has, or else a lease, which yields while nobody is in a hurry; None if nobody tells.
+
+        A value that cannot be used is put out of the way first.
+        """
+        key = shared.key(digest)
         for _ in range(2):
-            claim = await claim_or_wait(self._shared.level, key)
+            claim = await claim_or_wait(shared.level, key, lambda: digest in self._patient)
             if not isinstance(claim, Found):
-                break
-            if (embedding := await self._decoded(self._shared, claim.value)) is not None:
+                return claim if isinstance(claim, Leased) else None
+            if (embedding := await self._decoded(shared, claim.value)) is not None:
                 return embedding
-            await self._shared.level.discard(key)
-        return await self._encode_to_share(
-            self._shared, image, claim.token if isinstance(claim, Leased) else None
-        )
+            await shared.level.discard(key)
+        return None
 
     async def _decoded(self, shared: SharedEmbeddings, value: bytes) -> Embedding | None:
         encoder = shared.encoder
@@ -146,12 +167,15 @@ class Embeddings:
         return Embedding.of(tensors)
 
     async def _encode_to_share(
-        self, shared: SharedEmbeddings, image: PreparedImage, token: str | None
+        self, shared: SharedEmbeddings, image: PreparedImage, lease: Leased | None
     ) -> Embedding:
+        """Encoded for all replicas. Raises LeaseLost: the lease was lost before its turn came."""
         key = shared.key(image.digest)
+        token = lease.token if lease else None
+        begin = partial(insist, shared.level, key, lease.token) if lease and lease.yielding else None
         try:
             async with held(shared.level, key, token):
-                embedding = await self._encode(image)
+                embedding = await self._encode(image, begin)
         except BaseException:
             if token is not None:
                 shared.level.give_up(key, token)
@@ -163,6 +187,7 @@ class Embeddings:
         shared.level.publish(key, lambda: encode(embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
 
-    async def _encode(self, image: PreparedImage) -> Embedding:
+    async def _encode(self, image: PreparedImage, begin: Begin | None = None) -> Embedding:
         self._observer.miss("embedding")
-        return await self._encoder.submit(image.vision, patient=image.digest in self._patient)
+        patient = image.digest in self._patient
+        return await self._encoder.submit(image.vision, patient=patient, begin=begin)

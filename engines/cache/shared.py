@@ -23,9 +23,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """The value is not there, and it is this caller's to make; `token` gives the lease back."""
+    """The value is not there, and it is this caller's to make; `token` gives the lease back.
+
+    A lease that is `yielding` goes to the next one who claims the value and does not yield.
+    """
 
     token: str
+    yielding: bool = False
+
+
+class LeaseLost(Exception):
+    """A lease that was yielding has gone to another, was deleted with a value that is forgotten, or ran out."""
 
 
 Claim = Found | Leased | Literal["busy", "unavailable"]
@@ -44,8 +52,12 @@ class SharedLevel(Protocol):
         """Whether a value of that size may be put."""
         ...
 
-    async def claim(self, key: str) -> Claim:
+    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
         """The value, or else a lease on it; never the lease on a value that is there."""
+        ...
+
+    async def insist(self, key: str, token: str) -> bool:
+        """Let a lease yield no more, and hold for its whole time; False if it is not the token's any more."""
         ...
 
     async def renew(self, key: str, token: str) -> bool:
@@ -69,21 +81,32 @@ class SharedLevel(Protocol):
         ...
 
 
-async def claim_or_wait(level: SharedLevel, key: str) -> Claim:
+async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool] = lambda: False) -> Claim:
     """A claim that outlasts another replica's: never ``busy``.
 
     Looks again and again while another replica makes the value, and takes over when that one gives up or dies.
+    `yields` tells at each look whether the lease may be a yielding one.
     After `MOST_LEASES` leases nobody is waited for any more: then it is ``unavailable``.
     """
     clock = asyncio.get_running_loop().time
     pause, last = FIRST_PAUSE, clock() + MOST_LEASES * level.lease_seconds
-    while (claim := await level.claim(key)) == "busy":
+    while (claim := await level.claim(key, yielding=yields())) == "busy":
         left = last - clock()
         if left <= 0:
             return "unavailable"
         await asyncio.sleep(min(pause, left))
         pause = min(pause * GROWTH, LONGEST_PAUSE)
     return claim
+
+
+async def insist(level: SharedLevel, key: str, token: str) -> None:
+    """Begin to make the value: from here on the lease yields no more.
+
+    Raises:
+        LeaseLost: it is not the token's any more.
+    """
+    if not await level.insist(key, token):
+        raise LeaseLost(key)
 
 
 @asynccontextmanager

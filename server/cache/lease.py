@@ -1,27 +1,45 @@
 """Leases on Redis: one replica makes a value, and a lease that nobody renews or gives back ends by itself.
 
-A key and its lease share a hash tag, so that they live on one node of a Redis cluster.
+A key and its lease share a hash tag, so that they live on one node of a Redis cluster. A lease holds its token, behind
+a mark if it is yielding.
 """
 
 from __future__ import annotations
 
-CLAIM = """
+YIELDING = "~"
+
+CLAIM = f"""
+local function yields(owner) return string.sub(owner, 1, 1) == '{YIELDING}' end
 local value = redis.call('GETRANGE', KEYS[1], 0, ARGV[1])
 if #value > 0 then return value end
-if redis.call('SET', KEYS[2], ARGV[2], 'NX', 'PX', ARGV[3]) then return 1 end
-return 0
+local owner = redis.call('GET', KEYS[2])
+if owner and (yields(ARGV[2]) or not yields(owner)) then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
+return 1
 """
-"""The value (at most ARGV[1] + 1 bytes), else 1 and the lease for the token ARGV[2] and ARGV[3] ms, else 0."""
+"""The value (at most ARGV[1] + 1 bytes), else 1 and the lease for the token ARGV[2] and ARGV[3] ms, else 0.
 
-RENEW = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-return 0
+Where the token has the mark, so has the lease. A lease with it is taken from its owner by a token without.
+"""
+
+_IF_OWNED = f"""
+local owner = redis.call('GET', KEYS[1])
+if owner ~= ARGV[1] and owner ~= '{YIELDING}' .. ARGV[1] then return 0 end
+"""
+
+INSIST = f"""{_IF_OWNED}
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+"""Take the mark from the lease, which holds for ARGV[2] ms from now, if it still is the token's ARGV[1]."""
+
+RENEW = f"""{_IF_OWNED}
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 """Let the lease hold for ARGV[2] ms from now if it still is the token's ARGV[1]."""
 
-RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+RELEASE = f"""{_IF_OWNED}
+return redis.call('DEL', KEYS[1])
 """
 """Delete the lease if it still is the token's: one that ran out may be another replica's by now."""
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -19,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engines.cache.observer import CacheName, CacheObserver, Trouble
 from engines.cache.shared import Claim, Found, Leased
 from server.cache.breaker import CircuitBreaker
-from server.cache.lease import CLAIM, RELEASE, RENEW, lease_key, value_key
+from server.cache.lease import CLAIM, INSIST, RELEASE, RENEW, YIELDING, lease_key, value_key
 
 READ_BYTES = 1 << 20
 """An embedding is read in a few pieces: in pieces of the library's 32 KiB it takes ten times as long."""
@@ -77,6 +78,7 @@ class RedisLevel:
         self._all = CircuitBreaker("all", limits.failures, limits.pause, observer.breaker, clock)
         self._writes = CircuitBreaker("writes", 1, limits.pause, observer.breaker, clock)
         self._claim = self._redis.register_script(CLAIM)
+        self._insist = self._redis.register_script(INSIST)
         self._renew = self._redis.register_script(RENEW)
         self._release = self._redis.register_script(RELEASE)
         self._later: set[asyncio.Task[None]] = set()
@@ -93,7 +95,7 @@ class RedisLevel:
         """Whether a value of that size may be put."""
         return nbytes <= self._limits.max_value
 
-    async def claim(self, key: str, cache: CacheName = "embedding") -> Claim:
+    async def claim(self, key: str, cache: CacheName = "embedding", *, yielding: bool = False) -> Claim:
         """The value, or else a lease on it, where leases can be written.
 
         It is looked for outside the script first: Redis hands out long values from Lua several times slower.
@@ -105,7 +107,8 @@ class RedisLevel:
             return "unavailable"
         token = secrets.token_hex(16)
         keys = [value_key(self._prefix, key), lease_key(self._prefix, key)]
-        args: list[int | str] = [self._limits.max_value, token, int(self._limits.lease_seconds * 1000)]
+        owner = YIELDING + token if yielding else token
+        args: list[int | str] = [self._limits.max_value, owner, int(self._limits.lease_seconds * 1000)]
         try:
             reply: bytes | int | None = await self._ask(lambda: self._claim(keys=keys, args=args), cache)
         except asyncio.CancelledError:
@@ -116,7 +119,7 @@ class RedisLevel:
         if reply is None:
             return "unavailable"
         self._writes.succeeded()
-        return Leased(token) if reply == 1 else "busy"
+        return Leased(token, yielding) if reply == 1 else "busy"
 
     async def read(self, key: str, cache: CacheName) -> bytes | None:
         """The value, if there is one that is not too long."""
@@ -140,11 +143,13 @@ class RedisLevel:
         self._writes.succeeded()
         return True
 
+    async def insist(self, key: str, token: str) -> bool:
+        """Let a lease yield no more, and hold for its whole time; False if it is not the token's any more."""
+        return await self._prolonged(self._insist, key, token)
+
     async def renew(self, key: str, token: str) -> bool:
         """Let a lease hold for its whole time again; False if it is not the token's any more."""
-        args: list[int | str] = [token, int(self._limits.lease_seconds * 1000)]
-        where = lease_key(self._prefix, key)
-        return await self._ask(lambda: self._renew(keys=[where], args=args)) != 0
+        return await self._prolonged(self._renew, key, token)
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         """Begin to keep what `encode` gives; then give the lease back. `encode` runs in a thread."""
@@ -195,6 +200,12 @@ class RedisLevel:
         await self.put(key, await asyncio.to_thread(encode))
         if token is not None and await self._released(key, token) == 0:
             await self.discard(key)
+
+    async def _prolonged(self, script: AsyncScript, key: str, token: str) -> bool:
+        """False if the lease is not the token's any more; True where nobody knows."""
+        args: list[int | str] = [token, int(self._limits.lease_seconds * 1000)]
+        where = lease_key(self._prefix, key)
+        return await self._ask(lambda: script(keys=[where], args=args)) != 0
 
     async def _give_back(self, key: str, token: str) -> None:
         await self._released(key, token)

@@ -157,6 +157,51 @@ async def test_leaving_frees_the_place_in_the_queue() -> None:
     assert run.batches == [[1]], "nobody waits for the others"
 
 
+async def test_a_batch_waits_for_its_items_to_begin_and_goes_without_those_that_cannot() -> None:
+    run, allowed = Doubler(), asyncio.Event()
+    batcher = MicroBatcher(run, BatchLimits(max_size=3, max_wait=0))
+
+    async def refuse() -> None:
+        raise KeyError("not any more")
+
+    async def begin() -> None:
+        await allowed.wait()
+
+    async with asyncio.timeout(60):
+        waiting = [
+            asyncio.create_task(batcher.submit(1)),
+            asyncio.create_task(batcher.submit(2, patient=True, begin=begin)),
+            asyncio.create_task(batcher.submit(-3, patient=True, begin=refuse)),
+        ]
+        await asyncio.wait(waiting[2:])
+        assert not run.batches
+        allowed.set()
+        found = await asyncio.gather(*waiting, return_exceptions=True)
+    assert found[:2] == [2, 4]
+    assert isinstance(found[2], KeyError)
+    assert run.batches == [[1, 2]]
+
+
+async def test_an_item_that_waits_begins_only_when_its_batch_is_due() -> None:
+    run, begun = Doubler(gate=asyncio.Event()), list[int]()
+    assert run.gate is not None
+    batcher = MicroBatcher(run, BatchLimits(max_size=1, max_wait=0))
+
+    async def begin() -> None:
+        begun.append(len(run.batches))
+
+    async with asyncio.timeout(60):
+        waiting = [asyncio.create_task(batcher.submit(1))]
+        await run.began.wait()
+        waiting.append(asyncio.create_task(batcher.submit(2, patient=True, begin=begin)))
+        waiting.append(asyncio.create_task(batcher.submit(3)))
+        await asyncio.sleep(0.05)
+        assert begun == []
+        run.gate.set()
+        assert await asyncio.gather(*waiting) == [2, 4, 6]
+    assert (begun, run.batches) == ([2], [[1], [3], [2]])
+
+
 async def test_closing_refuses_those_who_wait() -> None:
     batcher = MicroBatcher(Doubler(gate=asyncio.Event()), BatchLimits(max_size=1))
     tasks = [asyncio.create_task(batcher.submit(i)) for i in range(3)]

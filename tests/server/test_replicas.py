@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
 from tests.redis_fixture import RedisServer
 from tests.server.asking import as_json
-from tests.server.conftest import OpenGateway
+from tests.server.conftest import OpenGateway, photo
 from tests.server.replicas import EMBEDDING, ID, PATIENT, PHOTO, Replicas, by_id, masks, open_replicas, upload
 from tests.waiting import until
 
@@ -127,6 +128,58 @@ async def test_a_lease_is_renewed_while_its_replica_encodes(
     await asyncio.gather(*asking)
     assert replicas.encodes == before + 1
     await until(lambda: not replicas.redis.find("*:lease"))
+
+
+@asynccontextmanager
+async def queued_upload(replicas: Replicas) -> AsyncIterator[None]:
+    """The photo waits for its encode at the first replica, behind another picture's, until the context ends."""
+    replicas.a.vision.gate.clear()
+    running = asyncio.create_task(masks(replicas.a, photo((90, 60))))
+    queue = replicas.a.services.pipeline._embeddings._encoder
+    await until(lambda: queue._worker is not None and queue.pending == 0)
+    await upload(replicas.a)
+    await until(lambda: queue.pending == 1)
+    try:
+        yield
+    finally:
+        replicas.a.vision.gate.set()
+        await running
+
+
+@asynccontextmanager
+async def running_upload(replicas: Replicas) -> AsyncIterator[None]:
+    """The photo is being encoded at the first replica, until the context ends."""
+    replicas.a.vision.gate.clear()
+    queue = replicas.a.services.pipeline._embeddings._encoder
+    await upload(replicas.a)
+    await until(lambda: queue._worker is not None and queue.pending == 0)
+    try:
+        yield
+    finally:
+        replicas.a.vision.gate.set()
+
+
+async def test_nobody_in_a_hurry_waits_for_an_upload_that_is_queued_elsewhere(replicas: Replicas) -> None:
+    a, b = replicas.a.vision.encodes, replicas.b.vision.encodes
+    async with queued_upload(replicas):
+        assert await asyncio.wait_for(by_id(replicas.b), PATIENT["embedding_lease_seconds"] / 2)
+        await replicas.embedding_key()
+    assert await by_id(replicas.a) == await by_id(replicas.b)
+    assert (replicas.a.vision.encodes, replicas.b.vision.encodes) == (a + 1, b + 1), "it is made once still"
+
+
+@pytest.mark.parametrize("queued", [True, False])
+async def test_an_image_that_is_deleted_elsewhere_during_its_encode_is_not_shared(
+    open_gateway: OpenGateway, redis: RedisServer, queued: bool
+) -> None:
+    async with open_replicas(open_gateway, redis) as replicas:
+        before = replicas.a.vision.encodes
+        async with queued_upload(replicas) if queued else running_upload(replicas):
+            assert redis.find(f"{EMBEDDING}:lease")
+            assert (await replicas.b.client.delete(f"/v1/images/{ID}")).status_code == 204
+        await until(lambda: not replicas.a.services.sources._encoding)
+        assert replicas.a.vision.encodes == before + 1 + queued
+    assert redis.find(f"{EMBEDDING}*") == []
 
 
 async def test_a_failed_encode_gives_the_lease_back(replicas: Replicas) -> None:

@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 import pytest
 
-from engines.cache.shared import LONGEST_PAUSE, MOST_LEASES, Claim, Found, Leased, claim_or_wait, held
+from engines.cache.shared import (
+    LONGEST_PAUSE,
+    MOST_LEASES,
+    Claim,
+    Found,
+    Leased,
+    LeaseLost,
+    claim_or_wait,
+    held,
+    insist,
+)
 from tests.jumping_loop import run_jumping
 
 LEASE = 3.0
@@ -21,19 +31,25 @@ class InMemory:
     def __init__(self) -> None:
         self.value: bytes | None = None
         self.owner, self.until = "", 0.0
+        self.yielding = False
         self.tokens = self.renewals = 0
 
     def takes(self, nbytes: int) -> bool:
         return True
 
-    async def claim(self, key: str) -> Claim:
+    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
         if self.value is not None:
             return Found(self.value)
-        if now() < self.until:
+        if now() < self.until and (yielding or not self.yielding):
             return "busy"
         self.tokens += 1
-        self.owner, self.until = str(self.tokens), now() + LEASE
-        return Leased(self.owner)
+        self.owner, self.until, self.yielding = str(self.tokens), now() + LEASE, yielding
+        return Leased(self.owner, yielding)
+
+    async def insist(self, key: str, token: str) -> bool:
+        held = await self.renew(key, token)
+        self.yielding = self.yielding and not held
+        return held
 
     async def renew(self, key: str, token: str) -> bool:
         if token != self.owner or now() >= self.until:
@@ -102,6 +118,32 @@ def test_a_replica_that_dies_is_waited_for_no_longer_than_its_lease() -> None:
     claim, came = run_jumping(die())
     assert claim == Leased("2")
     assert came == pytest.approx(LEASE, abs=LONGEST_PAUSE)
+
+
+def test_one_who_waits_and_then_is_in_a_hurry_gets_a_lease_that_yields() -> None:
+    """Both were patient: the other replica's lease is waited for until somebody in a hurry comes here."""
+
+    async def wait() -> tuple[Claim, float]:
+        level, comes = InMemory(), now() + LEASE / 2
+        assert await level.claim("a", yielding=True) == Leased("1", yielding=True)
+        return await claim_or_wait(level, "a", lambda: now() < comes), now()
+
+    claim, came = run_jumping(wait())
+    assert claim == Leased("2")
+    assert came == pytest.approx(LEASE / 2, abs=LONGEST_PAUSE)
+
+
+def test_who_insists_on_a_lease_hears_that_it_was_lost() -> None:
+    async def lose() -> None:
+        level = InMemory()
+        await level.claim("a", yielding=True)
+        await insist(level, "a", "1")
+        assert await level.claim("a") == "busy", "it yields no more"
+        await level.forget("a")
+        with pytest.raises(LeaseLost):
+            await insist(level, "a", "1")
+
+    run_jumping(lose())
 
 
 def test_a_lease_that_was_lost_is_not_asked_for_again() -> None:

@@ -130,6 +130,42 @@ async def test_a_lease_is_renewed_for_its_owner_only(case: Opened, redis: RedisS
         assert client.dbsize() == 0, "a lease that ran out is not brought back"
 
 
+async def test_a_lease_that_yields_goes_to_one_who_does_not(case: Opened, redis: RedisServer) -> None:
+    old = await case.level.claim("a", yielding=True)
+    assert isinstance(old, Leased)
+    assert await case.level.renew("a", old.token)
+    assert await case.level.claim("a", yielding=True) == "busy"
+    new = await case.level.claim("a")
+    assert isinstance(new, Leased)
+    assert (old.yielding, new.yielding) == (True, False)
+    assert not await case.level.renew("a", old.token)
+    assert not await case.level.insist("a", old.token)
+    case.level.give_up("a", old.token)
+    assert await case.level.claim("a") == "busy", "it is the new owner's"
+
+
+async def test_a_lease_yields_until_its_owner_insists(case: Opened, redis: RedisServer) -> None:
+    lease, where = await case.level.claim("a", yielding=True), lease_key("t:", "a")
+    assert isinstance(lease, Leased)
+    with contextlib.closing(redis.client) as client:
+        client.pexpire(where, 5000)
+        assert await case.level.insist("a", lease.token)
+        assert 10_000 < client.pttl(where) <= LIMITS.lease_seconds * 1000
+    assert await case.level.claim("a") == "busy"
+    await case.level.forget("a")
+    assert not await case.level.insist("a", lease.token), "what was forgotten is not made for others"
+    assert redis.find() == []
+
+
+@pytest.mark.parametrize("insisted", [False, True])
+async def test_a_lease_that_yields_is_given_back(case: Opened, redis: RedisServer, insisted: bool) -> None:
+    lease = await case.level.claim("a", yielding=True)
+    assert isinstance(lease, Leased)
+    assert not insisted or await case.level.insist("a", lease.token)
+    case.level.give_up("a", lease.token)
+    await until(lambda: redis.find() == [])
+
+
 async def test_a_lease_outlasts_a_redis_that_is_away_for_a_moment(case: Opened, redis: RedisServer) -> None:
     lease = await case.level.claim("a")
     assert isinstance(lease, Leased)
