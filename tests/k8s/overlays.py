@@ -19,7 +19,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("cpu-demo", "single-gpu", "multi-gpu")
 Object = dict[str, Any]
-WORKLOADS = ("Deployment", "StatefulSet", "Job")
+SERVING = ("Deployment", "StatefulSet")
+WORKLOADS = (*SERVING, "Job")
 _REFERENCE = re.compile(r"\$\(([A-Za-z0-9_]+)\)")
 
 
@@ -115,6 +116,19 @@ def containers(workload: Object) -> list[Object]:
     """A workload's containers, those that only initialise included."""
     spec = template(workload)["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def labels_of(workload: Object) -> dict[str, str]:
+    """The labels of a workload's pods."""
+    found: dict[str, str] = template(workload)["metadata"]["labels"]
+    return found
+
+
+def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector takes a pod."""
+    plain = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    expressions = selector.get("matchExpressions", [])
+    return plain and all(labels.get(one["key"]) in one["values"] for one in expressions)
 
 
 @cache

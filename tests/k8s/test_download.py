@@ -1,8 +1,9 @@
-"""The Job that fills the model volume: the bundle that is served stays whole, whatever happens to the next one."""
+"""The Job that fills the model volume: when and where it runs; the bundle that is served stays whole."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,21 @@ import pytest
 
 from engines.bundles import Bundle
 from engines.bundles.manifest import renew_manifest
-from tests.k8s.overlays import ROOT, SHIPPED, all_overlays, containers, every
+from tests.k8s.overlays import (
+    ROOT,
+    SERVING,
+    SHIPPED,
+    WORKLOADS,
+    Object,
+    Overlay,
+    all_overlays,
+    containers,
+    every,
+    labels_of,
+    matches,
+    name_of,
+    template,
+)
 from tests.tiny_bundle import build_tiny_bundle
 
 HF = """#!/bin/sh
@@ -168,3 +183,66 @@ def test_an_overlay_that_was_not_filled_in_is_told_so(hub: Path) -> None:
             assert done.stderr.startswith("the overlay must name the bundle: ")
             assert f"{name} is {shipped[name]}" in done.stderr
             assert list((hub.parent / "models").iterdir()) == []
+
+
+def claims_of(workload: Object) -> set[str]:
+    """The volumes that outlast a workload's pods, by name."""
+    volumes = template(workload)["spec"]["volumes"]
+    return {one["persistentVolumeClaim"]["claimName"] for one in volumes if "persistentVolumeClaim" in one}
+
+
+def fills_for_one_node() -> list[tuple[Overlay, Object, list[Object]]]:
+    """The Jobs that fill a volume which only one node can have, each with the servers that read it."""
+    return [
+        (overlay, job, [item for item in overlay.of(*SERVING) if name_of(claim) in claims_of(item)])
+        for overlay, claim in every("PersistentVolumeClaim")
+        if "ReadWriteMany" not in claim["spec"]["accessModes"]
+        for job in overlay.of("Job")
+        if name_of(claim) in claims_of(job)
+    ]
+
+
+def test_a_volume_for_one_node_is_filled_where_it_is_read() -> None:
+    fills = fills_for_one_node()
+    assert "single-gpu" in [overlay.name for overlay, _, _ in fills]
+    for overlay, job, readers in fills:
+        affinity = template(job)["spec"]["affinity"]["podAffinity"]
+        [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert term["topologyKey"] == "kubernetes.io/hostname", overlay.name
+        near = [item for item in overlay.of(*WORKLOADS) if matches(term["labelSelector"], labels_of(item))]
+        assert near == readers, "any other pod, the Job's own too, may be on any node"
+
+
+def test_those_who_read_a_volume_for_one_node_are_placed_before_it_is_filled() -> None:
+    for overlay, _, readers in fills_for_one_node():
+        for reader in readers:
+            assert not {"affinity", "initContainers"} & set(template(reader)["spec"]), overlay.name
+
+
+def test_who_fills_a_volume_on_a_gpus_node_tolerates_its_taints() -> None:
+    for overlay, job, readers in fills_for_one_node():
+        asked = {key for item in readers for one in containers(item) for key in one["resources"]["limits"]}
+        taints = {"nvidia.com/gpu", *(key for key in asked if key.startswith("nvidia.com/"))}
+        tolerated = {
+            one["key"] for one in template(job)["spec"]["tolerations"] if one["operator"] == "Exists"
+        }
+        assert taints <= tolerated, overlay.name
+
+
+def test_no_bundle_floats() -> None:
+    """Or whoever applies something else might change the weights below servers that run."""
+    for overlay, job in every("Job"):
+        [container] = containers(job)
+        revision = overlay.environment(container)["BUNDLE_REVISION"] or ""
+        assert re.fullmatch("[0-9a-f]{40}|your-commit", revision), f"{overlay.name}: {revision} is no commit"
+
+
+def test_a_job_that_is_done_stays_until_it_is_deleted() -> None:
+    """One that went by itself would run again with the next apply; one that changed could not be applied."""
+    manual = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.+) \|$", manual, re.MULTILINE))
+    for overlay, job in every("Job"):
+        assert "ttlSecondsAfterFinished" not in job["spec"], overlay.name
+        command = f"`kubectl -n r2sm delete job {name_of(job)} --ignore-not-found`"
+        for row in ("upgrade", "change the bundle"):
+            assert "apply" in rows[row].partition(command)[2], row
