@@ -38,6 +38,20 @@ class Leaving(Asking):
             while self.heard.fit[self.home.url]:
                 await self.call()
 
+    @asynccontextmanager
+    async def left_out_halfway(self) -> AsyncIterator[None]:
+        """The home server is left out with an answer under way, which ends well afterwards."""
+        self.home.middle.clear()
+        under_way = self.texts()
+        assert await anext(under_way) == "a"
+        await self.call()
+        await self.home.shut()
+        await self.until_left_out()
+        yield
+        self.home.middle.set()
+        assert [text async for text in under_way] == ["b"]
+        assert not self.heard.fit[self.home.url], "what was under way brings nobody back"
+
 
 @asynccontextmanager
 async def leaving(number: int, limits: RoutingLimits = PROBED) -> AsyncIterator[Leaving]:
@@ -55,20 +69,12 @@ async def leaving(number: int, limits: RoutingLimits = PROBED) -> AsyncIterator[
 async def test_one_that_takes_no_new_connections_is_left_alone_until_it_does() -> None:
     async with leaving(2) as those:
         home = those.home
-        home.middle.clear()
-        under_way = those.texts()
-        assert await anext(under_way) == "a"
-        await those.call()
-        await home.shut()
-        await those.until_left_out()
-        assert home.asked > 2, "it went on answering"
-        asked = home.asked
-        for _ in range(5):
-            await those.call()
-        assert home.asked == asked
-        home.middle.set()
-        assert [text async for text in under_way] == ["b"]
-        assert not those.heard.fit[home.url], "what was under way brings nobody back"
+        async with those.left_out_halfway():
+            assert home.asked > 2, "it went on answering"
+            asked = home.asked
+            for _ in range(5):
+                await those.call()
+            assert home.asked == asked
         await home.open()
         await those.until(home.url, fit=True)
         await those.call()
@@ -77,22 +83,12 @@ async def test_one_that_takes_no_new_connections_is_left_alone_until_it_does() -
 
 
 async def test_nor_do_calls_go_there_when_there_is_no_other() -> None:
-    async with leaving(1) as those:
-        home = those.home
-        home.middle.clear()
-        under_way = those.texts()
-        assert await anext(under_way) == "a"
-        await those.call()
-        await home.shut()
-        await those.until_left_out()
-        asked = home.asked
+    async with leaving(1) as those, those.left_out_halfway():
+        asked = those.home.asked
         for _ in range(5):
             with pytest.raises(MllmUnavailable):
                 await those.call()
-        assert home.asked == asked
-        home.middle.set()
-        assert [text async for text in under_way] == ["b"]
-        assert not those.heard.fit[home.url]
+        assert those.home.asked == asked
 
 
 async def test_a_call_that_connects_anew_brings_it_back() -> None:
