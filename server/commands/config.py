@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from server.commands.folders import require_writable_file
 from server.commands.serve import settings_or_exit
 from server.fitting import GIB, Machine, misfits, this_machine
 from server.reading import PREFIX, SettingsInvalid, read_settings, unknown_variables
@@ -39,13 +40,25 @@ def config(
 ) -> None:
     """Print the settings that are in force, as TOML. Secrets are masked."""
     if write is not None:
-        write.write_text(with_table(write.read_text(encoding="utf-8")), encoding="utf-8")
+        _renew_table(write)
     elif markdown:
         typer.echo(as_table(Settings))
     elif check:
         _check(file, gpu_gib)
     else:
         typer.echo(as_toml(settings_or_exit(config=file)))
+
+
+def _renew_table(file: Path) -> None:
+    """Raises `BadParameter` if the file cannot be read, has no marks or cannot be written; it stays as it is then."""
+    require_writable_file(file, "--write")
+    try:
+        text = with_table(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(f"--write: {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"--write: {file}: {error}") from error
+    file.write_text(text, encoding="utf-8")
 
 
 def _check(file: Path | None, gpu_gib: float | None) -> None:

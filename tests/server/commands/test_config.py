@@ -12,7 +12,7 @@ from engines.bundles import Bundle
 from engines.bundles.requirements import requirements
 from server.admission.keys import new_key
 from server.cli import app
-from server.commands.config import as_table, as_toml, with_table
+from server.commands.config import BEGIN, END, as_table, as_toml, with_table
 from server.fitting import GIB, Machine, misfits
 from server.reading import SettingsInvalid, read_settings, unknown_variables, variables
 from server.settings import Settings
@@ -25,6 +25,36 @@ RUN = CliRunner()
 def test_the_readmes_table_is_made_from_the_code() -> None:
     text = README.read_text(encoding="utf-8")
     assert with_table(text) == text, "make settings-table"
+
+
+def test_the_table_is_made_anew_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    file = tmp_path / "settings.md"
+    file.write_text(f"# Ours é\n{BEGIN}\nof yore\n{END}\nmore\n", encoding="utf-8")
+    assert RUN.invoke(app, ["config", "--write", str(file)]).exit_code == 0
+    wanted = f"# Ours é\n{BEGIN}\n{as_table(Settings)}\n{END}\nmore\n"
+    assert file.read_text(encoding="utf-8") == wanted
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        (".", " cannot be written: Is a directory"),
+        ("away/settings.md", " cannot be written: No such file"),
+        ("file/settings.md", " cannot be written: Not a directory"),
+        ("none.md", " cannot be read: No such file"),
+        ("file", ": the marks"),
+        ("latin-1", ": 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_file_that_takes_no_table_is_a_usage_error(place: str, fault: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no marks")
+    (tmp_path / "latin-1").write_bytes(b"\xe9")
+    path = tmp_path / place
+    result = RUN.invoke(app, ["config", "--write", str(path)], env={"COLUMNS": "300"})
+    assert result.exit_code == 2, result.output
+    assert f"--write: {path}{fault}" in result.stderr
+    assert (tmp_path / "file").read_text() == "no marks"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "latin-1"]
 
 
 def test_every_setting_is_described_and_in_the_table() -> None:
