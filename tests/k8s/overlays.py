@@ -118,6 +118,14 @@ def containers(workload: Object) -> list[Object]:
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
+def gpus(container: Object) -> dict[str, int]:
+    """The GPUs, or parts of one, that a container asks for."""
+    resources = container["resources"]
+    asked = {key: int(value) for key, value in resources["limits"].items() if key.startswith("nvidia.com/")}
+    assert all(resources["requests"].get(key) == str(value) for key, value in asked.items())
+    return asked
+
+
 def labels_of(workload: Object) -> dict[str, str]:
     """The labels of a workload's pods."""
     found: dict[str, str] = template(workload)["metadata"]["labels"]

@@ -23,6 +23,7 @@ from tests.k8s.overlays import (
     all_overlays,
     containers,
     every,
+    gpus,
     labels_of,
     matches,
     name_of,
@@ -221,8 +222,10 @@ def test_those_who_read_a_volume_for_one_node_are_placed_before_it_is_filled() -
 
 def test_who_fills_a_volume_on_a_gpus_node_tolerates_its_taints() -> None:
     for overlay, job, readers in fills_for_one_node():
-        asked = {key for item in readers for one in containers(item) for key in one["resources"]["limits"]}
-        taints = {"nvidia.com/gpu", *(key for key in asked if key.startswith("nvidia.com/"))}
+        taints = {
+            "nvidia.com/gpu",
+            *(key for item in readers for one in containers(item) for key in gpus(one)),
+        }
         tolerated = {
             one["key"] for one in template(job)["spec"]["tolerations"] if one["operator"] == "Exists"
         }

@@ -13,6 +13,7 @@ from tests.k8s.overlays import (
     all_overlays,
     containers,
     every,
+    gpus,
     labels_of,
     matches,
     name_of,
@@ -113,6 +114,20 @@ def test_replicas_are_spread() -> None:
             wide |= {"topology.kubernetes.io/zone"}
         assert {one["topologyKey"] for one in spread} == wide, (overlay.name, name_of(workload))
         assert all(matches(one["labelSelector"], labels_of(workload)) for one in spread), overlay.name
+
+
+def test_servers_with_a_gpu_and_no_others_tolerate_the_taint_of_its_node() -> None:
+    """Whatever part of one they ask for: the node is tainted as a whole."""
+    for overlay, workload in every(*SERVING):
+        asks = any(gpus(container) for container in containers(workload))
+        tolerated = [
+            one
+            for one in template(workload)["spec"].get("tolerations", [])
+            if one.get("key") == "nvidia.com/gpu"
+        ]
+        assert bool(tolerated) is asks, (overlay.name, name_of(workload))
+        assert all(one["operator"] == "Exists" for one in tolerated), overlay.name
+        assert all(one.get("effect", "NoSchedule") == "NoSchedule" for one in tolerated), overlay.name
 
 
 def test_what_refers_to_a_map_a_secret_or_a_volume_finds_it() -> None:

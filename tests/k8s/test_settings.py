@@ -10,7 +10,16 @@ import pytest
 from engines.allocation import KEEPING
 from engines.mllm.vllm_config import QUIET, Device, Role, VllmConfig, arguments, environment
 from server.settings import Settings
-from tests.k8s.overlays import Object, Overlay, all_overlays, containers, every, name_of, without_hash
+from tests.k8s.overlays import (
+    Object,
+    Overlay,
+    all_overlays,
+    containers,
+    every,
+    gpus,
+    name_of,
+    without_hash,
+)
 
 ROLES: tuple[Role, Role] = ("reason", "concentrate")
 VLLM = "R2SM_VLLM__"
@@ -109,14 +118,6 @@ def test_every_value_of_a_role_is_used() -> None:
         used = set(re.findall(r"\$\((\w+)\)", " ".join(container["args"])))
         # The launcher takes GiB, vLLM bytes: the flag beside it is compared above.
         assert set(values) - {"R2SM_VLLM__KV_CACHE_GIB"} == used, overlay.name
-
-
-def gpus(container: Object) -> dict[str, int]:
-    """The GPUs, or parts of one, that a container asks for."""
-    resources = container["resources"]
-    asked = {key: int(value) for key, value in resources["limits"].items() if key.startswith("nvidia.com/")}
-    assert all(resources["requests"].get(key) == str(value) for key, value in asked.items())
-    return asked
 
 
 def test_the_tensor_parallel_size_is_the_number_of_gpus() -> None:
