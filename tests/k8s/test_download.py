@@ -249,3 +249,13 @@ def test_a_job_that_is_done_stays_until_it_is_deleted() -> None:
         command = f"`kubectl -n r2sm delete job {name_of(job)} --ignore-not-found`"
         for row in ("upgrade", "change the bundle"):
             assert "apply" in rows[row].partition(command)[2], row
+
+
+def test_an_attempt_that_failed_stays_with_its_log() -> None:
+    """A pod that is started again would be deleted after the last attempt, and its log with it."""
+    manual = (ROOT / "k8s" / "README.md").read_text(encoding="utf-8")
+    for overlay, job in every("Job"):
+        assert template(job)["spec"]["restartPolicy"] == "Never", overlay.name
+        assert job["spec"]["backoffLimit"] > 0, "it is tried again"
+        label = "app.kubernetes.io/name"
+        assert f"`kubectl -n r2sm logs -l {label}={labels_of(job)[label]} --prefix`" in manual
