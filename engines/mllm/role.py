@@ -16,7 +16,7 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
-from engines.mllm.results import RoleHealth
+from engines.mllm.probe import Probe
 from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, ImageData, Pooling, Refusal, lines_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -56,7 +56,7 @@ class VllmRole:
     vLLM takes them in their order; calls that come meanwhile wait until that one is being answered. Should the server
     have dropped it, or fail as if it had, the call is repeated with the data in each prefill once, while nothing has
     been yielded. `headers` gives what goes along with a call that is about to be made. While the server is `left_out`
-    calls connect anew, as `health` always does: one whose name is gone may still answer on connections that are open.
+    calls connect anew, as `probe` always does: one whose name is gone may still answer on connections that are open.
     """
 
     def __init__(
@@ -124,16 +124,14 @@ class VllmRole:
         finally:
             await response.aclose()
 
-    async def health(self) -> RoleHealth:
+    async def probe(self) -> Probe:
         """Look up the server's name, connect and ask whether it is well; never raises."""
         try:
             response = await self._anew.get("/health", timeout=HEALTH_SECONDS)
         except FAULTS as fault:
             reached = not isinstance(fault, (httpx.ConnectError, httpx.ConnectTimeout))
-            return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}", reached)
-        if response.is_success:
-            return RoleHealth(self.name, True)
-        return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
+            return Probe(f"{self.url}: {_words(fault)}", reached)
+        return Probe() if response.is_success else Probe(f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
         async with self._brought_once(request.image.digest):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.mllm.probe import Probe
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingLimits:
@@ -66,16 +68,16 @@ class Fitness:
         self._wait_longer(now)
         return True
 
-    def probed(self, well: bool, now: float, *, reached: bool = True) -> bool:
+    def probed(self, probe: Probe, now: float) -> bool:
         """A probe has ended; whether that has ejected the server. One that comes early cannot put off the next."""
-        if well:
+        if probe.well:
             self._missed = 0
-        elif not reached:
+        elif not probe.reached:
             self._missed += 1
         if self.fit:
             self._due = now + self._limits.probe_every
-            return not well and self.failed(now)
-        if well:
+            return not probe.well and self.failed(now)
+        if probe.well:
             self._failures = 0
             self._return(now)
         elif now >= self._due:

@@ -13,6 +13,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from engines.errors import MllmUnavailable
+from engines.mllm.probe import Probe
 from engines.mllm.results import RoleHealth
 from engines.mllm.role import RequestRefused, VllmRole
 from engines.mllm.routing.choice import choose
@@ -113,10 +114,10 @@ class RoutedRole:
         """
         asked = _fit(self._servers) or self._servers
         left_out = [server for server in self._servers if server not in asked]
-        every = await asyncio.gather(*(self._probe(server) for server in asked))
-        every += [RoleHealth(self.name, False, f"{server.url} is left out") for server in left_out]
-        detail = "; ".join(one.detail for one in every if not one.healthy)
-        return RoleHealth(self.name, any(one.healthy for one in every), detail)
+        probes = await asyncio.gather(*(self._probe(server) for server in asked))
+        faults = [probe.fault for probe in probes if not probe.well]
+        faults += [f"{server.url} is left out" for server in left_out]
+        return RoleHealth(self.name, any(probe.well for probe in probes), "; ".join(faults))
 
     async def _stream_from(
         self, server: _Server, request: Generation, deadline: float
@@ -169,15 +170,15 @@ class RoutedRole:
                     continue  # its next probe is due at another time now
             await self._probe(server)
 
-    async def _probe(self, server: _Server) -> RoleHealth:
+    async def _probe(self, server: _Server) -> Probe:
         was_fit = server.fitness.fit
-        health = await server.role.health()
-        if server.fitness.probed(health.healthy, self._clock(), reached=health.reached):
-            self._eject(server, health.detail)
+        probe = await server.role.probe()
+        if server.fitness.probed(probe, self._clock()):
+            self._eject(server, probe.fault)
         elif server.fitness.fit and not was_fit:
             log.warning("the %s server at %s is back", self.name, server.url)
         self._tell(server)
-        return health
+        return probe
 
     def _eject(self, server: _Server, why: str) -> None:
         log.warning("the %s server at %s is left out until it is well: %s", self.name, server.url, why)

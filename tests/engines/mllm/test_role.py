@@ -177,7 +177,7 @@ async def test_a_server_that_speaks_no_http_is_unavailable(junk: bytes) -> None:
             await role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
         with pytest.raises(MllmUnavailable, match="the reason server at"):
             await text(role)
-        assert not (await role.health()).healthy
+        assert not (await role.probe()).well
         await role.aclose()
 
 
@@ -195,15 +195,15 @@ async def test_a_server_whose_name_is_gone_is_not_well_though_it_answers(
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
     async with lasting_server() as server:
         role = VllmRole("reason", f"http://pod.test:{server.port}", left_out=lambda: left_out)
-        assert (await role.health()).healthy
+        assert (await role.probe()).well
         assert await text(role) == "ab"
         del names["pod.test"]
-        assert not (await role.health()).healthy
+        assert not (await role.probe()).well
         assert await text(role) == "ab"
         left_out = True
         with pytest.raises(MllmUnavailable, match=r"pod\.test"):
             await text(role)
         names["pod.test"] = "127.0.0.1"
-        assert (await role.health()).healthy
+        assert (await role.probe()).well
         assert await text(role) == "ab"
         await role.aclose()
