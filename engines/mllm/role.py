@@ -35,6 +35,8 @@ RETRYABLE = frozenset({503})
 LAST_LINE = "data: [DONE]"
 FAULTS = (httpx.HTTPError, aiohttp.ClientError)
 """What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
+UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What aiohttp raises without a connection. httpx's ConnectTimeout stands for more: that one was broken off, too."""
 LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
 """What vLLM names when a request does not fit into the model's context."""
 
@@ -129,8 +131,7 @@ class VllmRole:
         try:
             response = await self._anew.get("/health", timeout=HEALTH_SECONDS)
         except FAULTS as fault:
-            reached = not isinstance(fault, (httpx.ConnectError, httpx.ConnectTimeout))
-            return Probe(f"{self.url}: {_words(fault)}", reached)
+            return Probe(f"{self.url}: {_words(fault)}", reached=not isinstance(fault.__cause__, UNREACHED))
         return Probe() if response.is_success else Probe(f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
