@@ -11,7 +11,8 @@ from engines.mllm.probe import Probe
 class RoutingLimits:
     """When servers go and come back; times in seconds.
 
-    So many `failures` in a row eject a server, and so many probes that could not connect, whatever calls do meanwhile.
+    So many `failures` in a row eject a server, and so many probes in a row that could not connect, whatever calls do
+    meanwhile.
     It is probed `first_pause` later, then after pauses that double up to `longest_pause`; a server that was back for
     less than `stable` goes on where its pauses ended. One that may be asked is probed `probe_every` so often.
     """
@@ -33,13 +34,15 @@ class Fitness:
     A probe that succeeds does not excuse failures of calls: a server may say that it is well and fail all the
     same. Nor does a call that succeeds excuse probes that cannot connect: a server that is leaving, whose name is
     gone, still answers on connections that are open. Its probes having ejected it, only what connects anew brings it
-    back. A probe that is only slow, as those of a server with much to do are, is excused by calls.
+    back. A probe that is only slow, as those of a server with much to do are, shows that it can be reached and is
+    excused by calls.
     """
 
     def __init__(self, limits: RoutingLimits, now: float) -> None:
         self._limits = limits
-        self._failures = 0
-        self._missed = 0
+        self._failures = 0  # of calls, since one was answered
+        self._faults = 0  # of probes, since one was well or a call was answered
+        self._missed = 0  # probes, since one could connect
         self._pause = 0.0
         self._back = now - limits.stable
         self._due = now + limits.probe_every
@@ -51,7 +54,7 @@ class Fitness:
 
     def succeeded(self, now: float, *, anew: bool) -> None:
         """A call was answered; one that connected `anew` proves as much as a probe."""
-        self._failures = 0
+        self._failures = self._faults = 0
         if anew:
             self._missed = 0
         if not self.fit and self._missed < self._limits.failures:
@@ -60,29 +63,30 @@ class Fitness:
     def failed(self, now: float) -> bool:
         """A call failed; whether that has ejected the server."""
         self._failures += 1
-        if not self.fit or max(self._failures, self._missed) < self._limits.failures:
-            return False
-        self.fit = False
-        if now - self._back >= self._limits.stable:
-            self._pause = 0.0
-        self._wait_longer(now)
-        return True
+        return self._ejects(now)
 
     def probed(self, probe: Probe, now: float) -> bool:
         """A probe has ended; whether that has ejected the server. One that comes early cannot put off the next."""
-        if probe.well:
-            self._missed = 0
-        elif not probe.reached:
-            self._missed += 1
+        self._faults = 0 if probe.well else self._faults + 1
+        self._missed = 0 if probe.reached else self._missed + 1
         if self.fit:
             self._due = now + self._limits.probe_every
-            return not probe.well and self.failed(now)
+            return self._ejects(now)
         if probe.well:
             self._failures = 0
             self._return(now)
         elif now >= self._due:
             self._wait_longer(now)
         return False
+
+    def _ejects(self, now: float) -> bool:
+        if not self.fit or max(self._failures + self._faults, self._missed) < self._limits.failures:
+            return False
+        self.fit = False
+        if now - self._back >= self._limits.stable:
+            self._pause = 0.0
+        self._wait_longer(now)
+        return True
 
     def _return(self, now: float) -> None:
         self.fit, self._back = True, now

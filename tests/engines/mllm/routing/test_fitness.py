@@ -71,6 +71,22 @@ def test_probes_that_fail_one_at_a_time_eject_nobody() -> None:
     assert fitness.fit
 
 
+@pytest.mark.parametrize("between", [SLOW, WELL])
+def test_probes_that_cannot_connect_count_in_a_row_only(between: Probe) -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    for now, probe in enumerate([MISSED, between, MISSED, between, MISSED]):
+        assert not fitness.probed(probe, 5.0 * now)
+        fitness.succeeded(5.0 * now + 1.0, anew=False)
+    assert fitness.fit
+
+
+def test_probes_that_are_slow_count_in_a_row_only() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    for now, probe in enumerate([SLOW, WELL, SLOW, WELL, MISSED]):
+        assert not fitness.probed(probe, 5.0 * now)
+    assert fitness.probed(SLOW, 30.0)
+
+
 def test_a_call_that_connected_anew_proves_as_much_as_a_probe() -> None:
     fitness = Fitness(LIMITS, 0.0)
     fitness.probed(MISSED, 5.0)
