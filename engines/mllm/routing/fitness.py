@@ -35,13 +35,13 @@ class Fitness:
     same. Nor does a call that succeeds excuse probes that cannot connect: a server that is leaving, whose name is
     gone, still answers on connections that are open. Its probes having ejected it, only what connects anew brings it
     back. A probe that is only slow, as those of a server with much to do are, shows that it can be reached and is
-    excused by calls.
+    excused by calls, those that run on included: a piece of a stream excuses it, though not a call that failed.
     """
 
     def __init__(self, limits: RoutingLimits, now: float) -> None:
         self._limits = limits
         self._failures = 0  # of calls, since one was answered
-        self._faults = 0  # of probes, since one was well or a call was answered
+        self._faults = 0  # of probes, since one was well or anything of a call's answer came
         self._missed = 0  # probes, since one could connect
         self._pause = 0.0
         self._back = now - limits.stable
@@ -59,6 +59,10 @@ class Fitness:
             self._missed = 0
         if not self.fit and self._missed < self._limits.failures:
             self._return(now)
+
+    def told(self) -> None:
+        """A piece of a call's answer has come."""
+        self._faults = 0
 
     def failed(self, now: float) -> bool:
         """A call failed; whether that has ejected the server."""

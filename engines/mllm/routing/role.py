@@ -125,6 +125,7 @@ class RoutedRole:
         with self._working(server):
             async with aclosing(server.role.stream(request, deadline)) as chunks:
                 async for chunk in chunks:
+                    server.fitness.told()
                     yield chunk
 
     def _choose(self, request: Call) -> _Server:

@@ -52,6 +52,16 @@ def test_calls_that_succeed_excuse_probes_that_are_slow() -> None:
     assert fitness.fit
 
 
+def test_pieces_of_streams_excuse_probes_that_are_slow_but_no_call_that_failed() -> None:
+    fitness = Fitness(LIMITS, 0.0)
+    for now in (5.0, 10.0, 15.0, 20.0):
+        assert not fitness.probed(SLOW, now)
+        fitness.told()
+    assert not fitness.failed(21.0)
+    fitness.told()
+    assert fitness.failed(22.0), "a server that breaks its streams off tells something in each"
+
+
 def test_calls_that_succeed_do_not_excuse_probes_that_cannot_connect() -> None:
     fitness = Fitness(LIMITS, 0.0)
     assert not fitness.probed(MISSED, 5.0)
@@ -149,6 +159,12 @@ class AnyHistory(RuleBasedStateMachine):
     def fail(self) -> None:
         was_fit = self.fitness.fit
         assert self.fitness.failed(self.now) == (was_fit and not self.fitness.fit)
+
+    @rule()
+    def tell(self) -> None:
+        was_fit = self.fitness.fit
+        self.fitness.told()
+        assert self.fitness.fit == was_fit
 
     @rule(anew=st.booleans())
     def succeed(self, anew: bool) -> None:

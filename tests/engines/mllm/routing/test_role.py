@@ -26,9 +26,14 @@ VECTOR = {"index": 0, "object": "embedding", "embedding": base64.b64encode(bytes
 
 @dataclass
 class StandIn:
-    """In a vLLM server's place: well or `sick`, silent, breaking off, or holding its answers back at a `gate`."""
+    """In a vLLM server's place: well or `sick`, silent, breaking off, or holding its answers back at a `gate`.
+
+    One that is `slow` says nothing of its health; one that `runs_on` tells its first word until it is to end.
+    """
 
     sick: bool = False
+    slow: bool = False
+    runs_on: bool = False
     refusing: bool = False
     words: tuple[str, ...] = ("a", "b")
     breaks_after: int | None = None
@@ -47,6 +52,8 @@ class StandIn:
     async def reply(self, exchange: Exchange) -> None:
         if exchange.path == "/health":
             self.health_asked += 1
+            if self.slow:
+                await exchange.until_left()
             await exchange.respond({}, 503 if self.sick else 200)
             return
         self.asked.append(exchange.path)
@@ -61,7 +68,11 @@ class StandIn:
     async def _stream(self, exchange: Exchange) -> None:
         chunks = [{"choices": [{"delta": {"content": word}}]} for word in ("", *self.words)]
         end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-        await exchange.stream(*[*chunks, end, "[DONE]"][: self.breaks_after])
+        await exchange.stream()
+        while self.runs_on:
+            await exchange.tell(chunks[1])
+            await asyncio.sleep(0.01)
+        await exchange.tell(*[*chunks, end, "[DONE]"][: self.breaks_after])
 
 
 @dataclass
@@ -242,6 +253,19 @@ async def test_a_server_returns_after_a_probe_and_is_asked_again() -> None:
         await those.until(home.url, fit=True)
         await those.call()
         assert those.asked() == [1, 1]
+
+
+async def test_a_server_that_streams_is_not_left_out_though_its_probes_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engines.mllm.role.HEALTH_SECONDS", 0.1)
+    async with farm(1, LIMITS, watch=True) as those:
+        home = those.servers[0]
+        home.slow, home.runs_on = True, True
+        async for _ in those.texts():
+            home.runs_on = home.health_asked < 5
+        assert home.health_asked >= 5
+        assert those.heard.ejections == []
 
 
 async def test_the_ejected_one_is_probed_after_its_own_pause() -> None:
