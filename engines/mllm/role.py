@@ -57,21 +57,14 @@ class VllmRole:
     An image the server has seen is sent by name only, and one it has not with the first prefill of a call only, as
     vLLM takes them in their order; calls that come meanwhile wait until that one is being answered. Should the server
     have dropped it, or fail as if it had, the call is repeated with the data in each prefill once, while nothing has
-    been yielded. `headers` gives what goes along with a call that is about to be made. While the server is `left_out`
-    calls connect anew, as `probe` always does: one whose name is gone may still answer on connections that are open.
+    been yielded. `headers` gives what goes along with a call that is about to be made. Calls go over connections that
+    are kept open, on which a server may still answer whose name is gone; `probe` always connects anew.
     """
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        headers: Callable[[], Mapping[str, str]] = dict,
-        left_out: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         self.name = name
         self.url = url
         self._headers = headers
-        self._left_out = left_out
         self._known = _RecentNames(KNOWN_IMAGES)
         self._tried = _RecentNames(KNOWN_IMAGES)
         self._on_the_way: dict[str, asyncio.Event] = {}
@@ -176,12 +169,10 @@ class VllmRole:
         return "first" if isinstance(request, Pooling) and len(request.prefills) > 1 else "each"
 
     async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
-        body = request.body(data)
-        client = self._anew if self._left_out() else self._client
-        return await client.send(
-            client.build_request("POST", request.path, json=body, headers=self._headers()),
-            stream=stream,
+        post = self._client.build_request(
+            "POST", request.path, json=request.body(data), headers=self._headers()
         )
+        return await self._client.send(post, stream=stream)
 
     def _chunk(self, line: str) -> ChatChunk | None:
         if line == LAST_LINE or not line.startswith("data: "):

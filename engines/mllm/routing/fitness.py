@@ -33,9 +33,9 @@ class Fitness:
 
     A probe that succeeds does not excuse failures of calls: a server may say that it is well and fail all the
     same. Nor does a call that succeeds excuse probes that cannot connect: a server that is leaving, whose name is
-    gone, still answers on connections that are open. Its probes having ejected it, only what connects anew brings it
-    back. A probe that is only slow, as those of a server with much to do are, shows that it can be reached and is
-    excused by calls, those that run on included: a piece of a stream excuses it, though not a call that failed.
+    gone, still answers on connections that are open. Its probes having ejected it, it is not back before one of them
+    connects. A probe that is only slow, as those of a server with much to do are, shows that it can be reached, and
+    is excused by calls, those that run on included: a piece of a stream excuses it, though not a call that failed.
     """
 
     def __init__(self, limits: RoutingLimits, now: float) -> None:
@@ -52,11 +52,9 @@ class Fitness:
         """Seconds until the next probe is due, at least 0."""
         return max(self._due - now, 0.0)
 
-    def succeeded(self, now: float, *, anew: bool) -> None:
-        """A call was answered; one that connected `anew` proves as much as a probe."""
+    def succeeded(self, now: float) -> None:
+        """A call was answered."""
         self._failures = self._faults = 0
-        if anew:
-            self._missed = 0
         if not self.fit and self._missed < self._limits.failures:
             self._return(now)
 

@@ -46,6 +46,11 @@ class RoutedRole:
     A call that fails is made once more on another server, as long as the caller has been given no text. While
     every server is ejected all of them are asked again, and after the image's own one any other, so that the first
     that is back is found soon.
+
+    Servers that take no new connections are ejected, too, as those that are leaving, and get nothing while there is
+    another. Without another they go on getting calls over the connections that are open: so an outage of the name
+    service stops nothing that can go on. An only server that leaves therefore works on until it ends, and what it has
+    not finished by then fails.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class RoutedRole:
 
     def _server(self, url: str, limits: RoutingLimits) -> _Server:
         fitness = Fitness(limits, self._clock())
-        return _Server(VllmRole(self.name, url, self._observer.headers, lambda: not fitness.fit), fitness)
+        return _Server(VllmRole(self.name, url, self._observer.headers), fitness)
 
     def start(self) -> None:
         """Begin to probe the servers now and then."""
@@ -146,12 +151,11 @@ class RoutedRole:
         """Count a call as the server's work, and its end for or against the server."""
         server.outstanding += 1
         self._tell(server)
-        anew = not server.fitness.fit
         try:
             yield
-            server.fitness.succeeded(self._clock(), anew=anew)
+            server.fitness.succeeded(self._clock())
         except (RequestRefused, GeneratorExit):  # a stream that was closed had begun
-            server.fitness.succeeded(self._clock(), anew=anew)
+            server.fitness.succeeded(self._clock())
             raise
         except MllmUnavailable as fault:
             if server.fitness.failed(self._clock()):

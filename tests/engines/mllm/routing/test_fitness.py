@@ -24,7 +24,7 @@ def test_failures_in_a_row_eject() -> None:
     fitness = Fitness(LIMITS, 0.0)
     for _ in range(5):
         assert not fitness.failed(1.0)
-        fitness.succeeded(1.0, anew=False)
+        fitness.succeeded(1.0)
     assert fitness.fit
     assert not fitness.failed(2.0)
     assert fitness.failed(2.0)
@@ -48,7 +48,7 @@ def test_calls_that_succeed_excuse_probes_that_are_slow() -> None:
     fitness = Fitness(LIMITS, 0.0)
     for now in (5.0, 10.0, 15.0, 20.0):
         assert not fitness.probed(SLOW, now)
-        fitness.succeeded(now + 1.0, anew=False)
+        fitness.succeeded(now + 1.0)
     assert fitness.fit
 
 
@@ -65,9 +65,9 @@ def test_pieces_of_streams_excuse_probes_that_are_slow_but_no_call_that_failed()
 def test_calls_that_succeed_do_not_excuse_probes_that_cannot_connect() -> None:
     fitness = Fitness(LIMITS, 0.0)
     assert not fitness.probed(MISSED, 5.0)
-    fitness.succeeded(6.0, anew=False)
+    fitness.succeeded(6.0)
     assert fitness.probed(MISSED, 10.0)
-    fitness.succeeded(10.5, anew=False)
+    fitness.succeeded(10.5)
     assert not fitness.fit, "it is left alone until something connects anew"
     assert fitness.until_probe(10.5) == 0.5
 
@@ -76,7 +76,7 @@ def test_probes_that_fail_one_at_a_time_eject_nobody() -> None:
     fitness = Fitness(LIMITS, 0.0)
     for now in (10.0, 20.0, 30.0):
         fitness.probed(MISSED, now)
-        fitness.succeeded(now, anew=False)
+        fitness.succeeded(now)
         fitness.probed(WELL, now + 5.0)
     assert fitness.fit
 
@@ -86,7 +86,7 @@ def test_probes_that_cannot_connect_count_in_a_row_only(between: Probe) -> None:
     fitness = Fitness(LIMITS, 0.0)
     for now, probe in enumerate([MISSED, between, MISSED, between, MISSED]):
         assert not fitness.probed(probe, 5.0 * now)
-        fitness.succeeded(5.0 * now + 1.0, anew=False)
+        fitness.succeeded(5.0 * now + 1.0)
     assert fitness.fit
 
 
@@ -97,13 +97,15 @@ def test_probes_that_are_slow_count_in_a_row_only() -> None:
     assert fitness.probed(SLOW, 30.0)
 
 
-def test_a_call_that_connected_anew_proves_as_much_as_a_probe() -> None:
+@pytest.mark.parametrize(("probe", "fit"), [(MISSED, False), (SLOW, True), (WELL, True)])
+def test_one_that_could_not_be_reached_is_back_only_after_a_probe_that_could(probe: Probe, fit: bool) -> None:
     fitness = Fitness(LIMITS, 0.0)
     fitness.probed(MISSED, 5.0)
     fitness.probed(MISSED, 10.0)
-    fitness.succeeded(10.5, anew=True)
-    assert fitness.fit
-    assert not fitness.failed(11.0), "and what was before is forgotten"
+    fitness.succeeded(10.5)
+    fitness.probed(probe, 11.0)
+    fitness.succeeded(11.5)
+    assert fitness.fit == fit
 
 
 def test_pauses_double_until_the_longest() -> None:
@@ -139,7 +141,7 @@ def test_a_server_that_fails_again_soon_stays_away_longer(back_for: float, pause
 
 def test_a_call_that_was_answered_brings_a_server_back() -> None:
     fitness = ejected()
-    fitness.succeeded(100.1, anew=False)
+    fitness.succeeded(100.1)
     assert fitness.fit, "its probes say nothing against it"
 
 
@@ -166,11 +168,11 @@ class AnyHistory(RuleBasedStateMachine):
         self.fitness.told()
         assert self.fitness.fit == was_fit
 
-    @rule(anew=st.booleans())
-    def succeed(self, anew: bool) -> None:
+    @rule()
+    def succeed(self) -> None:
         was_fit = self.fitness.fit
-        self.fitness.succeeded(self.now, anew=anew)
-        assert self.fitness.fit or not (anew or was_fit)
+        self.fitness.succeeded(self.now)
+        assert self.fitness.fit or not was_fit
 
     @rule(probe=st.sampled_from([WELL, SLOW, MISSED]))
     def probe(self, probe: Probe) -> None:

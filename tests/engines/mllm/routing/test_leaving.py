@@ -7,9 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import pytest
-
-from engines.errors import MllmUnavailable
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
@@ -82,20 +79,28 @@ async def test_one_that_takes_no_new_connections_is_left_alone_until_it_does() -
         assert those.heard.ejections == [home.url]
 
 
-async def test_nor_do_calls_go_there_when_there_is_no_other() -> None:
-    async with leaving(1) as those, those.left_out_halfway():
-        asked = those.home.asked
-        for _ in range(5):
-            with pytest.raises(MllmUnavailable):
+async def test_an_only_one_goes_on_over_the_connections_that_are_open_and_is_back_with_a_probe() -> None:
+    async with leaving(1) as those:
+        async with those.left_out_halfway():
+            asked = those.home.asked
+            for _ in range(5):
                 await those.call()
-        assert those.home.asked == asked
-
-
-async def test_a_call_that_connects_anew_brings_it_back() -> None:
-    async with leaving(1, PROBED_NO_MORE) as those:
-        await those.call()
-        await those.home.shut()
-        await those.until_left_out()
+            assert those.home.asked == asked + 5
         await those.home.open()
+        await those.until(those.home.url, fit=True)
+
+
+async def test_a_stream_that_began_in_between_brings_nobody_back() -> None:
+    async with leaving(1, PROBED_NO_MORE) as those:
+        home = those.home
         await those.call()
-        assert those.heard.fit[those.home.url]
+        await home.shut()
+        await those.until_left_out()
+        await home.open()
+        home.middle.clear()
+        under_way = those.texts()
+        assert await anext(under_way) == "a"
+        await home.shut()
+        home.middle.set()
+        assert [text async for text in under_way] == ["b"]
+        assert not those.heard.fit[home.url]
