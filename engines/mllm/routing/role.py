@@ -14,7 +14,6 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from engines.errors import MllmUnavailable
-from engines.mllm.probe import Probe
 from engines.mllm.results import RoleHealth
 from engines.mllm.role import KEEP_ALIVE_SECONDS, RequestRefused, VllmRole
 from engines.mllm.routing.choice import choose
@@ -117,11 +116,12 @@ class RoutedRole:
     async def health(self) -> RoleHealth:
         """Whether any server is well or has just answered a call, and which ones are not well; never raises.
 
-        One that is left out is not waited for: it may hang, and its own probes will tell when it is back.
+        One that is left out is not waited for: it may hang, and its own probes will tell when it is back. What is
+        found counts for and against nobody: who asks, and how often, is not this role's to say.
         """
         asked = _fit(self._servers) or self._servers
         left_out = [server for server in self._servers if server not in asked]
-        probes = await asyncio.gather(*(self._probe(server) for server in asked))
+        probes = await asyncio.gather(*(server.role.probe() for server in asked))
         faults = [probe.fault for probe in probes if not probe.well]
         faults += [f"{server.url} is left out" for server in left_out]
         healthy = any(probe.well for probe in probes) or bool(self._answering(self._servers))
@@ -193,7 +193,7 @@ class RoutedRole:
                     continue  # its next probe is due at another time now
             await self._probe(server)
 
-    async def _probe(self, server: _Server) -> Probe:
+    async def _probe(self, server: _Server) -> None:
         was_fit = server.fitness.fit
         probe = await server.role.probe()
         if server.fitness.probed(probe, self._clock()):
@@ -201,7 +201,6 @@ class RoutedRole:
         elif server.fitness.fit and not was_fit:
             log.warning("the %s server at %s is back", self.name, server.url)
         self._tell(server)
-        return probe
 
     def _eject(self, server: _Server, why: str) -> None:
         log.warning("the %s server at %s is left out until it is well: %s", self.name, server.url, why)

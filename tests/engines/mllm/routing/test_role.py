@@ -294,8 +294,20 @@ async def test_health_does_not_wait_for_a_server_that_is_left_out() -> None:
         hung = those.servers[0]
         hung.sick = True
         for _ in range(2):
-            await those.role.health()
-        assert hung.health_asked == 2
+            await those.call()
         health = await those.role.health()
-        assert (health.healthy, hung.health_asked) == (True, 2)
+        assert (health.healthy, hung.health_asked) == (True, 0)
         assert f"{hung.url} is left out" in health.detail
+
+
+async def test_health_ejects_nobody_and_brings_nobody_back() -> None:
+    async with farm(1) as those:
+        home = those.servers[0]
+        home.sick = True
+        for _ in range(5):
+            assert not (await those.role.health()).healthy
+        assert those.heard.ejections == []
+        await those.ejected()
+        home.sick = False
+        assert (await those.role.health()).healthy
+        assert not those.heard.fit[home.url]
