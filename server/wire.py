@@ -126,8 +126,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         end = min(self._heard + patience, self.ping_sent_at + patience + self.bounds.upload_seconds)
         if (left := end - self.loop.time()) > 0:
             self.pong_timer = self.loop.call_later(left, self.keepalive_timeout)
-        else:
-            super().keepalive_timeout()
+            return
+        super().keepalive_timeout()
+        if self.transport.is_closing():  # uvicorn tells the application only when the last byte is taken
+            self._cut_off_later()
 
     def refuse_handshake(self, asked: str | None) -> None:
         """Answer one that the WebSocket library does not take: uvicorn would leave it without an answer."""
@@ -137,18 +139,22 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         detail = line if large else "a WebSocket begins with a GET that has no body"
         self.handshake_complete = self.close_sent = True
         _refuse(self.transport, kind, detail, asked)
-        self._farewell = self.loop.call_later(self.bounds.linger_seconds, self.transport.abort)
+        self._cut_off_later()
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
         if not self.disconnected:
-            seconds = self.close_timeout if self.close_timer is not None else 0.0
-            self._farewell = self.loop.call_later(seconds + self.bounds.linger_seconds, self.transport.abort)
+            self._cut_off_later(self.close_timeout if self.close_timer is not None else 0.0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._farewell is not None:
             self._farewell.cancel()
         super().connection_lost(exc)
+
+    def _cut_off_later(self, seconds: float = 0.0) -> None:
+        """Give the client `seconds` to close, and the usual time to take the last bytes."""
+        if self._farewell is None:
+            self._farewell = self.loop.call_later(seconds + self.bounds.linger_seconds, self.transport.abort)
 
 
 class BoundedProtocol(H11Protocol):

@@ -35,6 +35,17 @@ async def test_who_does_not_take_the_last_of_a_websocket_is_cut_off() -> None:
         await transport.aborted.wait()
 
 
+async def test_who_takes_nothing_after_a_ping_that_timed_out_is_cut_off() -> None:
+    transport = Leaking(100, 0, 1)
+    protocol = bounded_websocket(QUICK)(uvicorn.Config(FastAPI()), ServerState(), {})
+    protocol.transport = cast(asyncio.Transport, transport)
+    protocol.handshake_complete, protocol.ping_timeout = True, 0.0
+    protocol.keepalive_timeout()
+    assert transport.is_closing()
+    async with asyncio.timeout(PATIENCE):
+        await transport.aborted.wait()
+
+
 @pytest.mark.parametrize(
     ("field", "status"),
     [
