@@ -19,6 +19,8 @@ class Line:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.head = ""
+        """The header of the latest answer, in small letters."""
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
@@ -47,7 +49,7 @@ class Line:
     async def answer(self) -> tuple[int, dict[str, object]]:
         """The status and the problem document of the next answer, whose header bears the problem's request id."""
         async with asyncio.timeout(PATIENCE):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
+            self.head = head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
             body = await self._reader.readexactly(length)
         assert "application/problem+json" in head
@@ -81,6 +83,11 @@ class Leaking:
         return self._sizes[min(self.looks, len(self._sizes)) - 1]
 
     def write(self, data: bytes) -> None: ...
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None: ...
 
     def is_closing(self) -> bool:
         return self._closing

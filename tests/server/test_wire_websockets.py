@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 import pytest
@@ -66,6 +67,49 @@ async def test_a_websocket_that_is_refused_is_told_so_and_keeps_no_server_from_s
         answered, problem = await client.answer()
         assert (answered, problem["request_id"]) == (status, "mine.2")
         assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "status", "slug", "told"),
+    [
+        (b"Sec-WebSocket-Key", b"X-Key", 400, "malformed", "missing Sec-WebSocket-Key header"),
+        (b"Version: 13", b"Version: 8", 400, "malformed", "invalid Sec-WebSocket-Version header: 8"),
+        (b"GET", b"POST", 405, "method-not-allowed", "\r\nallow: get\r\n"),
+        (b"Upgrade: w", b"Upgrade: h2c\r\nUpgrade: w", 426, "upgrade-required", "\r\nupgrade: websocket\r\n"),
+    ],
+)
+async def test_a_handshake_that_is_none_is_a_problem(
+    gateway: Gateway,
+    caplog: pytest.LogCaptureFixture,
+    begin: bytes,
+    end: bytes,
+    status: int,
+    slug: str,
+    told: str,
+) -> None:
+    """What is `told` stands in the header or in the detail."""
+    with caplog.at_level("INFO", "server.wire"):
+        async with listening(gateway) as port, line(port) as client:
+            await client.send(UPGRADE.replace(begin, end) + b"X-Request-ID: mine.3\r\n\r\n")
+            answered, problem = await client.answer()
+            assert await client.rest() == b""
+    assert (answered, problem["type"]) == (status, f"urn:r2sm:problem:{slug}")
+    assert problem["request_id"] == "mine.3"
+    assert told in f"{client.head} {problem['detail']}"
+    assert f"refused: {problem['detail']}" in caplog.messages
+
+
+async def test_who_sends_a_body_with_a_handshake_reads_why_it_is_refused(gateway: Gateway) -> None:
+    size = 30_000_000  # more than lies on the way
+
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(UPGRADE + b"Content-Length: %d\r\n\r\n" % size + bytes(size))
+            return client.makefile("rb").read()
+
+    async with listening(gateway) as port:
+        answer = await asyncio.to_thread(ask, port)
+    assert b"urn:r2sm:problem:malformed" in answer
 
 
 async def test_a_refused_websocket_that_stays_is_cut_off_and_can_be_shut_down() -> None:
