@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 import httpx
@@ -22,17 +21,3 @@ def http_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not host:
         raise ValueError(f"{shown!r} is not an http:// or https:// URL")
     return url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def is_near(url: str) -> bool:
-    """Whether the URL's host is this machine, to which no proxy leads."""
-    host = httpx.URL(url).host
-    return is_loopback(host) or host in ("0.0.0.0", "::")
