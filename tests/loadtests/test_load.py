@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from engines.errors import InvalidInput
-from loadtests.command import loadtest
+from loadtests.command import loadtest, must_be_ready
 from loadtests.load.arrivals import Load, arrivals
 from loadtests.load.asking import Asked, Rest, Seen
 from loadtests.load.figures import figure_names, is_good, summarise
@@ -30,6 +30,7 @@ from loadtests.load.run import Plan, Ran
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Transport, Wave
 from loadtests.load.server_side import Reading, between, page_sums, read_metrics
 from loadtests.load.visits import Visit, Visitor, Visits
+from server.client import ServerAway
 
 
 def record(intended: float, took: float | None, outcome: str = "ok", **more: object) -> Record:
@@ -252,6 +253,23 @@ def test_a_page_that_holds_no_metrics_is_left_out_and_told() -> None:
     assert [line.partition(":")[0] for line in heard] == [
         f"/metrics/vllm/{role} of the server holds no metrics" for role in ("reason", "concentrate")
     ]
+
+
+async def test_a_server_is_found_ready_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy, ThreadPoolExecutor(1) as thread:
+        thread.submit(proxy.serve_forever)
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        try:
+            with pytest.raises(ServerAway):
+                await must_be_ready("http://r2sm.invalid", None)
+        finally:
+            proxy.shutdown()
 
 
 def test_the_metrics_are_read_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
