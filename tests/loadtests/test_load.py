@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -344,7 +345,9 @@ def test_times_that_no_answer_could_show_are_left_out_and_said(
     assert found == {"ttft_ms_p95": first, "ms_per_token_p50": each_token, "ttfm_ms_p95": "kept"}
     assert report.kept == ("missed" not in found.values())
     unseen = sum(each == "not shown" for each in found.values())
-    assert as_text(report).count("not shown") == as_page(report).count(">not shown<") == 2 * unseen
+    page = as_page(report)
+    assert as_text(report).count("not shown") == page.count(">not shown<") == 2 * unseen
+    assert all(f".{name}{{" in page for name in re.findall(r"class='([^']+)'", page))
     verdicts = json.loads(write_report(report).with_suffix(".json").read_text())["steps"][0]["verdicts"]
     assert verdicts[0] == {"figure": "ttft_ms_p95", "bound": "<= 500", "value": None, "outcome": first}
 
