@@ -14,7 +14,7 @@ from engines.draft_budget import Clock, DraftBudget, DraftLimits, Experience
 from engines.drafts import Drafter
 from engines.early import EarlyDecoder
 from engines.embeddings import Embeddings
-from engines.errors import InvalidInput, MllmUnavailable, first_fault
+from engines.errors import MllmUnavailable, first_fault
 from engines.events import (
     Accepted,
     DecisionMade,
@@ -86,10 +86,11 @@ class Pipeline:
         Its events are kept until they are asked for: at most one per reasoning token and a few per object.
 
         Raises:
-            InvalidInput: the image or the prompt cannot be served.
+            InvalidInput: the image or the prompt cannot be served, or the model cannot do this (told before any work).
             MllmUnavailable, VisionFailed, Overloaded: an engine could not do its part.
             DeadlineExceeded: the deadline passed; the work has been stopped.
         """
+        request.check(self._answer)
         events: asyncio.Queue[Event | None] = asyncio.Queue()
 
         def emit(event: Event) -> None:
@@ -149,8 +150,6 @@ class Pipeline:
             await self._by_points(ticket, image)
 
     async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
-        if ticket.request.forced_type is None and not self._answer.decides:
-            raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from engines.errors import InvalidInput
 from engines.events import DecisionMade, DecisionSource, Done, Usage
 from engines.finishing import DecodedMask
 from engines.images import PreparedImage
 from engines.mllm.results import TextStates
 from engines.pipeline import Pipeline
-from engines.request import SegmentRequest
+from engines.request import ONLY_MODAL
 from engines.ticket import Ticket
 from engines.vision.runtimes.base import DecodeItem, Sentence
 
-ONLY_MODAL = "this model draws visible parts only: it cannot complete what is hidden"
 NO_HEATMAP = "a model that reads the prompt's tokens makes no heatmap"
 NO_DRAFTS = "a model that does not reason drafts no masks"
 
@@ -27,7 +25,6 @@ class ReadingPipeline(Pipeline):
 
     async def _by_words(self, ticket: Ticket, image: PreparedImage) -> None:
         request = ticket.request
-        _check(request)
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(ticket, image))
             with ticket.watch.stage("read"):
@@ -55,13 +52,3 @@ class ReadingPipeline(Pipeline):
     def _end(self, ticket: Ticket, states: TextStates) -> None:
         ticket.watch.mark("total")
         ticket.emit(Done(ticket.watch.milliseconds, Usage(prompt_tokens=states.prompt_tokens)))
-
-
-def _check(request: SegmentRequest) -> None:
-    """Raises InvalidInput for what this kind of model cannot do."""
-    if request.mask_type in ("amodal", "both"):
-        raise InvalidInput(f"mask_type: {request.mask_type} is not to be had: {ONLY_MODAL}")
-    if request.objects not in (None, 1):
-        raise InvalidInput("objects: this model makes one mask of all that is meant")
-    if request.visual is not None:
-        raise InvalidInput("prompt: this model takes words, or a box and points, but not both at once")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engines.errors import InvalidInput
 from engines.events import MaskType
 from engines.mllm.answer import AnswerFormat, ReasoningLength
 from engines.vision.visual_prompt import VisualPrompt
 
 MaskChoice = Literal["auto", "modal", "amodal", "both"]
 MAX_DRAFTS = 8
+ONLY_MODAL = "this model draws visible parts only: it cannot complete what is hidden"
 
 
 def mask_types(answer: AnswerFormat) -> tuple[MaskChoice, ...]:
@@ -40,6 +42,19 @@ class SegmentRequest:
     heatmap: bool = False
     union: bool = False
     patient: bool = False
+
+    def check(self, answer: AnswerFormat) -> None:
+        """Raises InvalidInput for what a model that answers so cannot do. Without a prompt it has nothing to do."""
+        if not self.prompt:
+            return
+        if self.mask_type not in mask_types(answer):
+            if answer.reading is not None:
+                raise InvalidInput(f"mask_type: {self.mask_type} is not to be had: {ONLY_MODAL}")
+            raise InvalidInput("mask_type: this model does not choose between modal and amodal")
+        if answer.reading is not None and self.objects not in (None, 1):
+            raise InvalidInput("objects: this model makes one mask of all that is meant")
+        if answer.reading is not None and self.visual is not None:
+            raise InvalidInput("prompt: this model takes words, or a box and points, but not both at once")
 
     @property
     def forced_type(self) -> MaskType | None:

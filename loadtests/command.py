@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
+import httpx
 import typer
 
 from engines.errors import InvalidInput
@@ -76,7 +77,7 @@ def loadtest(
     except InvalidInput as error:
         raise typer.BadParameter(str(error)) from error
     try:
-        asyncio.run(_must_be_ready(url, key))
+        asyncio.run(must_be_ready(url, key))
     except SegmentFailed as error:
         typer.echo(f"r2sm: {error}", err=True)
         raise typer.Exit(1) from error
@@ -102,10 +103,13 @@ def _rates(given: str, scenario: Scenario) -> tuple[float, ...]:
     return rates or (scenario.rate,)
 
 
-async def _must_be_ready(url: str, key: str | None) -> None:
-    """Raises SegmentFailed if there is nobody to load, or nothing to load them with."""
+async def must_be_ready(url: str, key: str | None) -> None:
+    """Raises SegmentFailed if there is nobody to load, or nothing to load them with.
+
+    As the load itself this goes past any proxy; a client with a transport of its own has none.
+    """
     if find_spec("locust") is None:
         raise SegmentFailed("load tests need Locust: pip install '.[loadtests]'")
-    async with SegmentClient(url, key=key) as client:
+    async with SegmentClient(url, httpx.AsyncHTTPTransport(), key=key) as client:
         if not await client.ready():
             raise SegmentFailed(f"the server at {url} is not ready")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from engines.near import is_near
 from engines.vision import masks
 from server.bearer import bearer
 from server.events import ErrorEvent, WireEvent
@@ -33,7 +34,7 @@ from server.schemas import (
     UnionInfo,
 )
 from server.sse import read_events
-from server.urls import http_url, is_near
+from server.urls import http_url
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 660.0  # longer than any deadline the server accepts
@@ -106,7 +107,8 @@ class SegmentClient:
                 transport=transport,
                 trust_env=not is_near(self.url),
             )
-        except (ImportError, ValueError) as error:  # a proxy of the environment that httpx cannot use
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            # a proxy of the environment that httpx cannot use
             raise ServerAway(f"no way to {self.url}: {error}") from error
 
     async def __aenter__(self) -> Self:

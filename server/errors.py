@@ -128,6 +128,12 @@ def kind_of(error: Exception) -> Kind:
     return next((BY_ERROR[base] for base in type(error).__mro__ if base in BY_ERROR), INTERNAL)
 
 
+def kind_of_status(status: int) -> Kind:
+    """A kind that says no more than HTTP does."""
+    phrase = HTTPStatus(status).phrase
+    return Kind(phrase.lower().replace(" ", "-"), status, phrase)
+
+
 def faults_of(error: Exception) -> list[FieldFault]:
     """The fields at fault. An `InvalidInput` says "field: what is wrong"."""
     if isinstance(error, RequestRejected):
@@ -185,9 +191,8 @@ async def _any_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, no such method."""
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase
-    kind = Kind(phrase.lower().replace(" ", "-"), error.status_code, phrase)
-    response = as_response(problem(kind, f"{request.method} {request.url.path}: {phrase}"))
+    kind = kind_of_status(error.status_code)
+    response = as_response(problem(kind, f"{request.method} {request.url.path}: {kind.title}"))
     response.headers.update(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_of(request)):
         response.headers["Allow"] = ", ".join(sorted(methods))  # Starlette names those of one route only

@@ -16,7 +16,10 @@ ClientId = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 
 
 class SegmentMessage(SegmentOptions):
-    """Begin a request. Without `image` the next binary frame is its image file."""
+    """Begin a request. Without `image` the next binary frame is its image file, even if it has failed meanwhile.
+
+    Until that frame is sent, or the request is cancelled, no other one without `image` may begin.
+    """
 
     type: Literal["segment"]
     id: ClientId = Field(description="The client's own; free again when the request has ended.")
@@ -24,7 +27,7 @@ class SegmentMessage(SegmentOptions):
 
 
 class CancelMessage(RequestModel):
-    """Stop a request: it ends with an `error` event. A binary frame that it still wanted is not sent."""
+    """Stop a request: it ends with an `error` event. A binary frame that has not been sent for it is not to be sent."""
 
     type: Literal["cancel"]
     id: ClientId

@@ -99,7 +99,8 @@ SOCKETS: dict[str, Any] = {
     "/v1/segment/stream": {
         "summary": "Stream",
         "description": "Several requests on one connection, one after another or side by side. "
-        "A `segment` message without `image` is followed by a binary frame that holds the file.",
+        "A `segment` message without `image` is followed by a binary frame that holds the file, before another "
+        "one without, even if the request has failed meanwhile; only a request that is cancelled needs no frame.",
         "client": {"schema": _ref(ClientMessage.__name__), "examples": _named(examples.MESSAGES)},
         "server": {"schema": _ref(StreamEvent.__name__), "examples": _named(examples.EVENTS)},
         "problems": {"schema": _ref(Problem.__name__), "examples": problem_examples(list(SOCKET_ONLY))},

@@ -28,6 +28,7 @@ from engines.assembly import PipelineLimits
 from engines.batching import BatchLimits
 from engines.draft_budget import DraftLimits
 from engines.mllm.vllm_config import VllmConfig
+from engines.near import is_loopback
 from engines.vision.runtimes import RuntimeName
 from server.admission.keys import KeyRing, read_keys
 from server.admission.limits import Limits, parse_limits
@@ -36,7 +37,6 @@ from server.images import MEGA, ImageLimits
 from server.setting_types import Hosts, RateLimit, RedisUrl, Urls
 from server.telemetry.logs import LogFormat
 from server.uploads import UploadLimits
-from server.urls import is_loopback
 from server.wire import WireLimits
 
 MIB = 1024 * 1024

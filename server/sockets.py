@@ -81,7 +81,7 @@ class Session:
         self._outbox = Outbox(services.stream_limits.buffer)
         self._requests: dict[str, _Asked] = {}
         self._owed: _Asked | None = None
-        """Whose image the next binary frame is."""
+        """Whose image the next binary frame is, even when it has ended: its client may not have heard of that."""
         self._disowned = False
         """The latest text frame was refused: a binary frame behind it is its image."""
         self._itself = Narrator(None, services.model.id, services.drawing)
@@ -190,10 +190,8 @@ class Session:
             raise _about_id(CONFLICT, f'a request with the id "{message.id}" is under way')
         if len(self._requests) >= SIDE_BY_SIDE:
             raise _Closing(POLICY, f"more than {SIDE_BY_SIDE} requests at once on one connection")
-        if self._owed is not None:
-            if self._requests.get(self._owed.message.id) is self._owed:
-                raise _Closing(POLICY, "the binary frame of another request was expected")
-            self._owed = None  # it has ended without, and its client knows
+        if message.image is None and self._owed is not None:
+            raise _Closing(POLICY, "the binary frame of another request was expected")
         frame = asyncio.get_running_loop().create_future() if message.image is None else None
         asked = _Asked(
             message,
@@ -216,11 +214,11 @@ class Session:
             raise _Closing(POLICY, str(refusal)) from refusal
 
     async def _cancel(self, id: str) -> None:
+        if self._owed is not None and self._owed.message.id == id:
+            self._owed = None
         asked = self._requests.get(id)
         if asked is None:
             raise _about_id(NO_SUCH_REQUEST, f'no request with the id "{id}" is under way')
-        if self._owed is asked:
-            self._owed = None
         asked.task.cancel()
         await asyncio.wait([asked.task])
         self._requests.pop(id, None)  # a task that never ran has not done it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 import httpx
@@ -34,17 +33,3 @@ def bare_http_url(url: str) -> str:
             f"{shown!r} has a user or a password, which are not sent: leave out what is before the @"
         )
     return checked
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def is_near(url: str) -> bool:
-    """Whether the URL's host is this machine, to which no proxy leads."""
-    host = httpx.URL(url).host
-    return is_loopback(host) or host in ("0.0.0.0", "::")

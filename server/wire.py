@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -16,12 +17,23 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.exceptions import SecurityError
-from websockets.http11 import MAX_LINE_LENGTH
+from websockets.http11 import MAX_LINE_LENGTH, Request, Response
 
-from server.errors import HEADERS_TOO_LARGE, MALFORMED, PROBLEM_JSON, Kind, as_response, problem
+from server.errors import (
+    HEADERS_TOO_LARGE,
+    MALFORMED,
+    PROBLEM_JSON,
+    Kind,
+    as_response,
+    kind_of_status,
+    problem,
+)
 from server.schemas import Problem
 from server.telemetry.middleware import REQUEST_ID
 from server.telemetry.record import Record, sane_id, working_for
+
+KEPT = ("Allow", "Upgrade")
+"""What a refused handshake's answer says besides its problem."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,14 +110,18 @@ def _refusal(kind: Kind, detail: str, asked: str | None = None) -> Problem:
         return problem(kind, detail)
 
 
-def _refuse(transport: asyncio.Transport, kind: Kind, detail: str, asked: str | None = None) -> None:
-    """Answer with a problem document; the connection closes when it has been taken."""
+def _answer(kind: Kind, detail: str, asked: str | None = None, **headers: str) -> bytes:
+    """A problem document as the last response of a connection; `headers` are further ones."""
     refusal = _refusal(kind, detail, asked)
     body = refusal.model_dump_json().encode()
-    head = f"HTTP/1.1 {kind.status} {kind.title}\r\nContent-Type: {PROBLEM_JSON}\r\n"
-    head += f"{REQUEST_ID}: {refusal.request_id}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    transport.write(head.encode() + body)
-    transport.close()
+    fields = {
+        "Content-Type": PROBLEM_JSON,
+        REQUEST_ID: refusal.request_id,
+        "Content-Length": len(body),
+        **headers,
+    }
+    lines = [f"HTTP/1.1 {kind.status} {kind.title}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + body
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -113,12 +129,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
     bounds = WireLimits()
     _farewell: asyncio.TimerHandle | None = None
+    _refused: Response | None = None
+    """What the library would answer to a handshake that it can read."""
+    _deaf = False
+    """The handshake was refused: what comes now is thrown away."""
     _heard = 0.0
     """When something came last, by the event loop's clock."""
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
-        super().data_received(data)
+        if not self._deaf:
+            self._heard = self.loop.time()
+            super().data_received(data)
 
     def keepalive_timeout(self) -> None:
         """Nobody can answer a ping in the middle of a frame: as long as one arrives, it may take an upload's time."""
@@ -126,29 +147,59 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         end = min(self._heard + patience, self.ping_sent_at + patience + self.bounds.upload_seconds)
         if (left := end - self.loop.time()) > 0:
             self.pong_timer = self.loop.call_later(left, self.keepalive_timeout)
+            return
+        super().keepalive_timeout()
+        if self.transport.is_closing():  # uvicorn tells the application only when the last byte is taken
+            self._cut_off_later()
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin, or leave it to `refuse_handshake`. What the library is asked twice it answers alike."""
+        refused = self.conn.accept(event)
+        if refused.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            super().handle_connect(event)
         else:
-            super().keepalive_timeout()
+            self._refused = refused
 
     def refuse_handshake(self, asked: str | None) -> None:
-        """Answer one that the WebSocket library does not take: uvicorn would leave it without an answer."""
-        large = isinstance(self.conn.handshake_exc, SecurityError)
-        kind = HEADERS_TOO_LARGE if large else MALFORMED
-        line = f"each line of a WebSocket's header may have {MAX_LINE_LENGTH} bytes"
-        detail = line if large else "a WebSocket begins with a GET that has no body"
-        self.handshake_complete = self.close_sent = True
-        _refuse(self.transport, kind, detail, asked)
-        self._farewell = self.loop.call_later(self.bounds.linger_seconds, self.transport.abort)
+        """Answer one that the WebSocket library does not take: uvicorn has no answer, or none that says enough.
+
+        A body that comes all the same is taken and thrown away, else its sender never reads the answer.
+        """
+        kept = self._refused.headers if self._refused is not None else {}
+        kind, detail = self._fault()
+        self._deaf = self.handshake_complete = self.close_sent = True
+        self.transport.write(
+            _answer(kind, detail, asked, **{name: kept[name] for name in KEPT if name in kept})
+        )
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+        self._cut_off_later()
+
+    def _fault(self) -> tuple[Kind, str]:
+        error = self.conn.handshake_exc
+        if isinstance(error, SecurityError):
+            return HEADERS_TOO_LARGE, f"each line of a WebSocket's header may have {MAX_LINE_LENGTH} bytes"
+        if self._refused is None:
+            return MALFORMED, "a WebSocket begins with a GET that has no body"
+        status = self._refused.status_code
+        return MALFORMED if status == MALFORMED.status else kind_of_status(status), str(error)
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
         if not self.disconnected:
-            seconds = self.close_timeout if self.close_timer is not None else 0.0
-            self._farewell = self.loop.call_later(seconds + self.bounds.linger_seconds, self.transport.abort)
+            self._cut_off_later(self.close_timeout if self.close_timer is not None else 0.0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._farewell is not None:
             self._farewell.cancel()
         super().connection_lost(exc)
+
+    def _cut_off_later(self, seconds: float = 0.0) -> None:
+        """Give the client `seconds` to close, and the usual time to take the last bytes."""
+        if self._farewell is None:
+            self._farewell = self.loop.call_later(seconds + self.bounds.linger_seconds, self.transport.abort)
 
 
 class BoundedProtocol(H11Protocol):
@@ -201,8 +252,7 @@ class BoundedProtocol(H11Protocol):
         asked = Headers(scope=scope).get(REQUEST_ID)
         allowed = _allowed(scope, self.bounds)
         if allowed is not None:
-            _refuse(self.transport, HEADERS_TOO_LARGE, allowed, asked)
-            self._await_the_last()
+            self._refuse(_answer(HEADERS_TOO_LARGE, allowed, asked))
             return
         self._stop()
         self._taken()
@@ -226,7 +276,12 @@ class BoundedProtocol(H11Protocol):
         large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
         kind = HEADERS_TOO_LARGE if large else MALFORMED
         detail = f"it may have {self.bounds.header_bytes} bytes" if large else "this is not HTTP/1.1"
-        _refuse(self.transport, kind, detail)
+        self._refuse(_answer(kind, detail))
+
+    def _refuse(self, answer: bytes) -> None:
+        """The connection closes when the answer has been taken."""
+        self.transport.write(answer)
+        self.transport.close()
         self._await_the_last()
 
     def _watch(self) -> None:

@@ -13,7 +13,7 @@ figure{margin:0;width:320px}img{max-width:100%}svg{width:320px}figcaption,.note{
 .dot{fill:#2a6fdb;fill-opacity:.6}.bar{fill:#2a6fdb}.line{fill:none;stroke:#e0533d;stroke-width:2}
 .rule{fill:none;stroke:#9aa4b2;stroke-dasharray:4}.frame{fill:none;stroke:#9aa4b2}
 .warn{background:#fdecea;border:1px solid #e0533d;padding:.5rem 1rem}
-.kept{color:#1c7c3c}.missed{color:#c0392b;font-weight:600}text{font-size:12px;fill:#5a6473}
+.kept{color:#1c7c3c}.missed{color:#c0392b;font-weight:600}.not-shown{color:#5a6473}text{font-size:12px;fill:#5a6473}
 """
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.errors import InvalidInput, MllmUnavailable
+from engines.errors import MllmUnavailable
 from engines.events import DecisionSource, MaskType, ReasoningDelta
 from engines.mllm.answer import MAX_OBJECTS, AnswerFormat
 from engines.mllm.answer_states import AnswerStates
@@ -178,10 +178,8 @@ class MllmClient:
         Nor is what the model has `written` for the very `mask_type` that is named.
 
         The probabilities are the model's own at that very position. A model without decision tokens is asked for
-        one of two words instead. Raises InvalidInput if a model that does not decide is asked to.
+        one of two words instead. One that does not decide is not to be asked.
         """
-        if mask_type is None and not self._answer.decides:
-            raise InvalidInput("mask_type: this model does not choose between modal and amodal")
         deadline = _deadline(timeout)
         escaped = self._tokens.escape(reasoning)
         usage = Usage()

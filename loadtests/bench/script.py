@@ -46,8 +46,10 @@ class PlainScript:
         self.vectors = np.empty((0, 0), np.float32)
         """The latest request's, [objects, D]."""
         limits = httpx.Limits(max_connections=None)
-        self._reasoner = httpx.AsyncClient(base_url=reason_url, timeout=None, limits=limits)
-        self._concentrator = httpx.AsyncClient(base_url=concentrate_url, timeout=None, limits=limits)
+        self._reasoner = httpx.AsyncClient(base_url=reason_url, timeout=None, limits=limits, trust_env=False)
+        self._concentrator = httpx.AsyncClient(
+            base_url=concentrate_url, timeout=None, limits=limits, trust_env=False
+        )
 
     async def __aenter__(self) -> Self:
         return self

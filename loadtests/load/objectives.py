@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -25,17 +26,20 @@ class Objectives(BaseModel):
     at_least: dict[str, float] = {}
 
 
+Outcome = Literal["kept", "missed", "not shown"]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One objective: `value` is None where the run did not show the figure, which does not keep the objective.
+    """One objective: `value` is None where the run did not show the figure, which misses the objective.
 
-    `kept` is None where it could not be shown: that is neither kept nor missed.
+    Where it could not be shown the objective is neither kept nor missed.
     """
 
     figure: str
     bound: str
     value: float | None
-    kept: bool | None
+    outcome: Outcome
 
 
 def read_objectives(path: Path, scenario: str) -> Objectives:
@@ -67,14 +71,18 @@ def judge(
     verdicts = []
     for name, most in objectives.at_most.items():
         value = figures.get(name)
-        verdicts.append(Verdict(name, f"<= {most:g}", value, value is not None and value <= most))
+        verdicts.append(Verdict(name, f"<= {most:g}", value, _outcome(value is not None and value <= most)))
     for name, least in objectives.at_least.items():
         value = figures.get(name)
-        verdicts.append(Verdict(name, f">= {least:g}", value, value is not None and value >= least))
+        verdicts.append(Verdict(name, f">= {least:g}", value, _outcome(value is not None and value >= least)))
     return [
-        replace(each, kept=None) if each.value is None and each.figure in not_shown else each
+        replace(each, outcome="not shown") if each.value is None and each.figure in not_shown else each
         for each in verdicts
     ]
+
+
+def _outcome(holds: bool) -> Outcome:
+    return "kept" if holds else "missed"
 
 
 def _check(path: Path, scenario: str, objectives: Objectives) -> None:

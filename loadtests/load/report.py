@@ -29,7 +29,6 @@ WINDOWS = 40
 """Points of a plot over time."""
 MARKS = ("queue", "ttft", "ttfd", "ttfm", "total")
 """Among a request's stages: moments since it came, not lengths of their own."""
-VERDICTS = {True: "kept", False: "missed", None: "not shown"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class LoadReport:
     def kept(self) -> bool:
         """Whether the run is whole and no step misses an objective."""
         verdicts = [each for step in self.steps for each in step.verdicts]
-        return not self.ran.fault and all(each.kept is not False for each in verdicts)
+        return not self.ran.fault and all(each.outcome != "missed" for each in verdicts)
 
 
 def make_report(ran: Ran, objectives: Objectives) -> LoadReport:
@@ -127,10 +126,8 @@ def as_text(report: LoadReport) -> str:
 
 
 def _line(verdict: Verdict) -> str:
-    if verdict.kept is None:
-        mark, value = "–", VERDICTS[None]
-    else:
-        mark, value = "kept" if verdict.kept else "MISSED", _number(verdict.value)
+    mark = {"kept": "kept", "missed": "MISSED", "not shown": "–"}[verdict.outcome]
+    value = verdict.outcome if verdict.outcome == "not shown" else _number(verdict.value)
     return f"  {mark:6} {verdict.figure:28} {value:>10}  {verdict.bound}"
 
 
@@ -164,7 +161,7 @@ def as_page(report: LoadReport) -> str:
 def _verdicts(step: Step) -> str:
     rows = "".join(
         f"<tr><td>{escape(each.figure)}</td><td>{_number(each.value)}</td><td>{escape(each.bound)}</td>"
-        f"<td class='{VERDICTS[each.kept].replace(' ', '-')}'>{VERDICTS[each.kept]}</td></tr>"
+        f"<td class='{each.outcome.replace(' ', '-')}'>{each.outcome}</td></tr>"
         for each in step.verdicts
     )
     head = "<tr><th>figure</th><th>value</th><th>objective</th><th></th></tr>"

@@ -14,7 +14,7 @@ from engines.capacity.simulation import Work
 from engines.capacity.stages import StageTimes
 from engines.errors import EngineError
 from server.client import SegmentClient, SegmentFailed
-from server.commands.folders import require_writable_file
+from server.commands.paths import require_writable_file
 from server.measuring import LOADS, measured, overload
 
 FAR_OFF = 0.2

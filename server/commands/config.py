@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from server.commands.folders import require_writable_file
+from server.commands.paths import require_writable_file
 from server.commands.serve import settings_or_exit
 from server.fitting import GIB, Machine, misfits, this_machine
 from server.reading import PREFIX, SettingsInvalid, read_settings, unknown_variables

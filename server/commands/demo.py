@@ -25,7 +25,7 @@ from engines.errors import EngineError
 from engines.evaluation.samples import SAMPLES, Sample
 from engines.mllm.launcher import ServerStatus
 from server.client import SegmentClient, SegmentFailed
-from server.commands.folders import make_folder, require_writable_file
+from server.commands.paths import make_folder, require_writable_file
 from server.commands.serve import START_SECONDS, settings_or_exit
 from server.overlay import draw_overlay
 from server.running import run_gateway

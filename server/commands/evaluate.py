@@ -30,7 +30,7 @@ from engines.evaluation.runner import evaluate as run_evaluation
 from engines.events import MaskType, Rle
 from engines.vision.masks import encode
 from server.client import SegmentClient, SegmentFailed
-from server.commands.folders import make_folder, require_writable_file
+from server.commands.paths import make_folder, require_writable_file
 from server.retries import NEVER
 from server.schemas import HeatmapInfo, SegmentResponse
 

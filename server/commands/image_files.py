@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from engines.errors import ImageRejected
-from server.commands.folders import make_folder, require_writable
+from server.commands.paths import make_folder, require_writable
 from server.images import ImageLimits, decode
 from server.overlay import draw_overlay
 from server.schemas import SegmentResponse

@@ -15,7 +15,7 @@ from engines.evaluation.datasets.annotated import Annotated as AnnotatedSet
 from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, Origin, generate
 from engines.evaluation.queries.export import IMAGES, LOG, PARTS
 from engines.evaluation.questions import FaultyData
-from server.commands.folders import make_folder, require_writable_file
+from server.commands.paths import make_folder, require_writable_file
 
 
 def queries(

@@ -71,6 +71,10 @@ async def run(
         return [event async for event in events]
 
 
+async def unread() -> PreparedImage:
+    raise AssertionError("this image is not to be read")
+
+
 def of(kind: type[Kind], events: Sequence[Event]) -> list[Kind]:
     return [event for event in events if isinstance(event, kind)]
 
@@ -323,13 +327,15 @@ async def test_a_model_without_decision_tokens_warns_of_its_amodal_masks(vision:
 
 
 @pytest.mark.parametrize("mask_type", ["auto", "both"])
-async def test_a_model_that_cannot_decide_is_not_let_reason_first(
+async def test_a_model_that_cannot_decide_is_not_asked_and_no_image_read(
     mask_type: MaskChoice, vision: FaultyVision
 ) -> None:
     answer = AnswerFormat(tokens=AnswerTokens(modal=None, amodal=None, no_object=None))
     mllm = ScriptedMllm()
     async with open_pipeline(answer, 0.0, mllm, vision, PipelineLimits()) as pipeline:
-        with pytest.raises(InvalidInput, match="mask_type"):
-            await run(pipeline, SegmentRequest("the mug", mask_type=mask_type))
+        request = SegmentRequest("the mug", mask_type=mask_type)
+        async with aclosing(pipeline.segment(request, unread, Deadline.after(30))) as events:
+            with pytest.raises(InvalidInput, match="mask_type"):
+                await anext(events)
         assert not mllm.calls
         assert of(MaskReady, await run(pipeline, SegmentRequest("the mug", mask_type="modal")))

@@ -18,8 +18,8 @@ from engines.errors import InvalidInput, MllmUnavailable
 from engines.events import DecisionMade, Done, Event, HeatmapReady, MaskReady
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.image import MllmImageConfig
-from engines.reading_pipeline import NO_DRAFTS, NO_HEATMAP, ONLY_MODAL
-from engines.request import SegmentRequest
+from engines.reading_pipeline import NO_DRAFTS, NO_HEATMAP
+from engines.request import ONLY_MODAL, SegmentRequest
 from engines.vision.masks import finish
 from engines.vision.model import VisionModel
 from engines.vision.runtimes.base import DecodeItem, Sentence
@@ -106,10 +106,16 @@ async def test_who_asks_for_modal_is_not_warned(runtime: TorchRuntime, image: Pr
     ],
 )
 async def test_anything_else_is_refused_by_name(
-    runtime: TorchRuntime, image: PreparedImage, asked: dict[str, Any], fault: str
+    runtime: TorchRuntime, asked: dict[str, Any], fault: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=fault):
-        await run(runtime, image, SegmentRequest("the red mug", **asked))
+    async def load() -> PreparedImage:
+        raise AssertionError("it is refused before its image is read")
+
+    async with open_pipeline(ANSWER, 0.0, ScriptedMllm(), runtime) as pipeline:
+        request = SegmentRequest("the red mug", **asked)
+        async with aclosing(pipeline.segment(request, load, Deadline.after(60))) as events:
+            with pytest.raises(InvalidInput, match=fault):
+                await anext(events)
 
 
 async def test_points_alone_need_no_language_model(runtime: TorchRuntime, image: PreparedImage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -18,18 +19,19 @@ import pytest
 from PIL import Image
 
 from engines.errors import InvalidInput
-from loadtests.command import loadtest
+from loadtests.command import loadtest, must_be_ready
 from loadtests.load.arrivals import Load, arrivals
 from loadtests.load.asking import Asked, Rest, Seen
 from loadtests.load.figures import figure_names, is_good, summarise
-from loadtests.load.objectives import SHIPPED, Objectives, judge, read_objectives
+from loadtests.load.objectives import SHIPPED, Objectives, Outcome, judge, read_objectives
 from loadtests.load.questions import Picture, as_new, folder_pictures
 from loadtests.load.records import Ending, Record, read_records
-from loadtests.load.report import as_page, as_text, make_report, write_report
+from loadtests.load.report import LoadReport, as_page, as_text, make_report, write_report
 from loadtests.load.run import Plan, Ran
 from loadtests.load.scenarios import SCENARIOS, TRANSPORTS, Transport, Wave
 from loadtests.load.server_side import Reading, between, page_sums, read_metrics
 from loadtests.load.visits import Visit, Visitor, Visits
+from server.client import ServerAway
 
 
 def record(intended: float, took: float | None, outcome: str = "ok", **more: object) -> Record:
@@ -198,7 +200,7 @@ def test_figures_of_known_requests() -> None:
 def test_as_many_errors_as_an_objective_allows_keep_it() -> None:
     records = [record(number, 100.0, "ok" if number else "overloaded") for number in range(200)]
     [verdict] = judge(Objectives(at_most={"error_share": 0.005}), summarise(records, 50.0, {}).figures)
-    assert verdict.kept, verdict.value
+    assert verdict.outcome == "kept", verdict.value
 
 
 def test_what_a_transport_does_not_show_is_not_held_against_it() -> None:
@@ -210,10 +212,10 @@ def test_what_a_transport_does_not_show_is_not_held_against_it() -> None:
 def test_a_figure_that_was_not_seen_does_not_keep_its_objective() -> None:
     objectives = Objectives(at_most={"ttft_ms_p95": 5, "error_share": 0.5}, at_least={"goodput_share": 0.9})
     verdicts = judge(objectives, {"error_share": 0.5, "goodput_share": 0.8})
-    assert {verdict.figure: verdict.kept for verdict in verdicts} == {
-        "ttft_ms_p95": False,
-        "error_share": True,
-        "goodput_share": False,
+    assert {verdict.figure: verdict.outcome for verdict in verdicts} == {
+        "ttft_ms_p95": "missed",
+        "error_share": "kept",
+        "goodput_share": "missed",
     }
 
 
@@ -254,6 +256,23 @@ def test_a_page_that_holds_no_metrics_is_left_out_and_told() -> None:
     ]
 
 
+async def test_a_server_is_found_ready_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Proxy) as proxy, ThreadPoolExecutor(1) as thread:
+        thread.submit(proxy.serve_forever)
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        try:
+            with pytest.raises(ServerAway):
+                await must_be_ready("http://r2sm.invalid", None)
+        finally:
+            proxy.shutdown()
+
+
 def test_the_metrics_are_read_past_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -278,6 +297,10 @@ def ran(folder: Path, records: list[Record], fault: str = "") -> Ran:
     return Ran(plan, records, Reading({}), Reading({}), fault)
 
 
+def outcomes(report: LoadReport) -> list[list[Outcome]]:
+    return [[verdict.outcome for verdict in step.verdicts] for step in report.steps]
+
+
 def test_the_report_goes_where_the_readme_says() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     assert f"`--report DIR` (`{signature(loadtest).parameters['report'].default}`)" in readme
@@ -288,7 +311,7 @@ def test_a_report_holds_every_step_and_its_verdicts(tmp_path: Path) -> None:
         record(float(number), 100.0 if number < 50 else 900.0, step=number // 50) for number in range(100)
     ]
     report = make_report(ran(tmp_path, records), Objectives(at_most={"ttfm_ms_p95": 500}))
-    assert [[verdict.kept for verdict in step.verdicts] for step in report.steps] == [[True], [False]]
+    assert outcomes(report) == [["kept"], ["missed"]]
     assert not report.kept
     assert "MISSED ttfm_ms_p95" in as_text(report)
     page = write_report(report).read_text("utf-8")
@@ -303,14 +326,14 @@ REASONING = Objectives(at_most={"ttft_ms_p95": 500, "ms_per_token_p50": 9, "ttfm
 @pytest.mark.parametrize(
     ("transport", "tokens", "first", "each_token"),
     [
-        ("rest", 40, None, None),
-        ("sse", 0, None, None),
-        ("ws", 1, False, None),
-        ("ws", 40, False, False),
+        ("rest", 40, "not shown", "not shown"),
+        ("sse", 0, "not shown", "not shown"),
+        ("ws", 1, "missed", "not shown"),
+        ("ws", 40, "missed", "missed"),
     ],
 )
 def test_times_that_no_answer_could_show_are_left_out_and_said(
-    transport: Transport, tokens: int, first: bool | None, each_token: bool | None, tmp_path: Path
+    transport: Transport, tokens: int, first: Outcome, each_token: Outcome, tmp_path: Path
 ) -> None:
     records = [
         record(float(number), 100.0, step=number // 50, transport=transport, reasoning_tokens=tokens)
@@ -318,29 +341,28 @@ def test_times_that_no_answer_could_show_are_left_out_and_said(
     ]
     records += [record(1.0, 100.0, transport="rest", reasoning_tokens=9), record(2.0, None, "left")]
     report = make_report(ran(tmp_path, records), REASONING)
-    kept = {verdict.figure: verdict.kept for verdict in report.steps[0].verdicts}
-    assert kept == {"ttft_ms_p95": first, "ms_per_token_p50": each_token, "ttfm_ms_p95": True}
-    assert report.kept == (first is None and each_token is None)
-    unseen = sum(each is None for each in kept.values())
-    assert as_text(report).count("not shown") == as_page(report).count(">not shown<") == 2 * unseen
+    found = {verdict.figure: verdict.outcome for verdict in report.steps[0].verdicts}
+    assert found == {"ttft_ms_p95": first, "ms_per_token_p50": each_token, "ttfm_ms_p95": "kept"}
+    assert report.kept == ("missed" not in found.values())
+    unseen = sum(each == "not shown" for each in found.values())
+    page = as_page(report)
+    assert as_text(report).count("not shown") == page.count(">not shown<") == 2 * unseen
+    assert all(f".{name}{{" in page for name in re.findall(r"class='([^']+)'", page))
     verdicts = json.loads(write_report(report).with_suffix(".json").read_text())["steps"][0]["verdicts"]
-    assert verdicts[0] == {"figure": "ttft_ms_p95", "bound": "<= 500", "value": None, "kept": first}
+    assert verdicts[0] == {"figure": "ttft_ms_p95", "bound": "<= 500", "value": None, "outcome": first}
 
 
 def test_times_of_the_reasoning_are_missed_where_nobody_was_answered(tmp_path: Path) -> None:
     records = [record(float(number), None, "overloaded", transport="rest") for number in range(100)]
     report = make_report(ran(tmp_path, records), REASONING)
-    assert [verdict.kept for verdict in report.steps[0].verdicts] == [False, False, False]
+    assert outcomes(report)[0] == ["missed", "missed", "missed"]
 
 
 def test_a_time_that_was_shown_is_judged_however_few_showed_it(tmp_path: Path) -> None:
     records = [record(float(number), 100.0, step=number // 50, transport="rest") for number in range(100)]
     records.append(record(1.0, 100.0, ttft_ms=900.0, reasoning_tokens=1))
     report = make_report(ran(tmp_path, records), REASONING)
-    assert [[verdict.kept for verdict in step.verdicts] for step in report.steps] == [
-        [False, None, True],
-        [None, None, True],
-    ]
+    assert outcomes(report) == [["missed", "not shown", "kept"], ["not shown", "not shown", "kept"]]
     assert not report.kept
 
 
@@ -348,7 +370,7 @@ def test_a_step_without_requests_keeps_no_objective(tmp_path: Path) -> None:
     objectives = Objectives(at_most={"error_share": 0.5})
     assert not make_report(ran(tmp_path, []), objectives).kept
     half = make_report(ran(tmp_path, [record(1.0, 100.0)]), objectives)
-    assert [[verdict.kept for verdict in step.verdicts] for step in half.steps] == [[True], [False]]
+    assert outcomes(half) == [["kept"], ["missed"]]
     assert "MISSED" in as_text(half)
     assert as_page(half)
 

@@ -85,6 +85,9 @@ async def test_no_proxy_stands_before_a_gateway_on_this_machine(
     monkeypatch.delenv("http_proxy")
     with pytest.raises(SegmentFailed, match="no way to"):
         SegmentClient("http://r2sm.example")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:notaport")
+    with pytest.raises(SegmentFailed, match="no way to"):
+        SegmentClient("http://r2sm.example")
 
 
 @pytest.mark.parametrize("megabytes", [21, 35])

@@ -212,6 +212,49 @@ async def test_who_takes_back_what_was_refused_meanwhile_may_go_on(open_gateway:
         await works(socket, "c")
 
 
+async def refused_for_want_of_room(gateway: Gateway, socket: Socket, id: str) -> None:
+    """A request ends by itself before its frame is sent; there is room for one, which hangs under another id."""
+    gateway.mllm.hanging = {"reason"}
+    ask(socket, "hanging", image=IN_JSON)
+    await gateway.mllm.reached.wait()
+    socket.say(type="segment", id=id, prompt="mug")
+    assert (await socket.hear_until_end(id))[-1]["problem"]["type"] == "urn:r2sm:problem:overloaded"
+    socket.say(type="cancel", id="hanging")
+    await error(socket, "hanging", "cancelled")
+    gateway.mllm.hanging = set()
+
+
+async def test_the_frame_of_a_request_that_has_failed_is_not_taken_for_the_next_one_s(
+    open_gateway: OpenGateway,
+) -> None:
+    async with open_gateway(max_in_flight=1, max_queued=0) as gateway, connect(gateway.app) as socket:
+        await refused_for_want_of_room(gateway, socket, "a")
+        socket.say_bytes(photo((30, 20)))  # its client had not heard of it
+        ask(socket, "b")
+        accepted, *_, last = await socket.hear_until_end("b")
+        assert (accepted["image"]["width"], last["type"]) == (120, "done")
+
+
+async def test_a_request_in_place_of_the_frame_of_one_that_has_failed_is_against_the_protocol(
+    open_gateway: OpenGateway,
+) -> None:
+    async with open_gateway(max_in_flight=1, max_queued=0) as gateway, connect(gateway.app) as socket:
+        await refused_for_want_of_room(gateway, socket, "a")
+        socket.say(type="segment", id="b", prompt="mug")
+        socket.say_bytes(photo((30, 20)))  # a's, or b's?
+        assert await socket.closed() == 1008
+
+
+async def test_a_request_with_its_own_image_may_come_before_a_frame(gateway: Gateway) -> None:
+    async with connect(gateway.app) as socket:
+        socket.say(type="segment", id="a", prompt="mug")
+        ask(socket, "b", image=IN_JSON)
+        assert (await socket.hear_until_end("b"))[-1]["type"] == "done"
+        socket.say_bytes(photo((30, 20)))
+        accepted, *_ = await socket.hear_until_end("a")
+        assert accepted["image"]["width"] == 30
+
+
 async def test_another_request_in_place_of_the_frame_is_against_the_protocol(gateway: Gateway) -> None:
     async with connect(gateway.app) as socket:
         socket.say(type="segment", id="a", prompt="mug")

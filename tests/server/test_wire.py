@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
@@ -21,71 +19,12 @@ from server.nesting import MAX_BRACKETS, MAX_DEPTH, check_nesting
 from server.running import wire_config
 from server.settings import Settings
 from server.sockets import largest_frame
-from server.wire import BoundedProtocol, WireLimits, bounded_protocol, bounded_websocket
+from server.wire import BoundedProtocol, WireLimits, bounded_protocol
+from tests.server.bare_lines import PATIENCE, QUICK, Leaking, line
 from tests.server.conftest import Gateway, OpenGateway, photo
 from tests.server.live import listening
 
-PATIENCE = 30.0  # seconds until a hang is one
 POST = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-UPGRADE = (
-    b"GET /v1/segment/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-)
-QUICK = WireLimits(header_bytes=32_768, header_seconds=0.3, linger_seconds=0.3, stall_seconds=0.3)
-
-
-class Line:
-    """A bare connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def drip(self, data: bytes, seconds: float) -> None:
-        """A byte at a time, until nobody listens any more."""
-        with contextlib.suppress(ConnectionError):
-            while True:
-                await self.send(data)
-                await asyncio.sleep(seconds)
-
-    async def rest(self) -> bytes:
-        """All that comes until the server closes the connection."""
-        async with asyncio.timeout(PATIENCE):
-            try:
-                return await self._reader.read()
-            except ConnectionError:
-                return b""
-
-    async def until(self, end: bytes) -> bytes:
-        """What comes up to `end`."""
-        async with asyncio.timeout(PATIENCE):
-            return await self._reader.readuntil(end)
-
-    async def answer(self) -> tuple[int, dict[str, object]]:
-        """The status and the problem document of the next answer, whose header bears the problem's request id."""
-        async with asyncio.timeout(PATIENCE):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-            body = await self._reader.readexactly(length)
-        assert "application/problem+json" in head
-        problem = json.loads(body)
-        assert f"x-request-id: {problem['request_id']}\r\n" in head
-        return int(head.split()[1]), problem
-
-
-@contextlib.asynccontextmanager
-async def line(port: int) -> AsyncIterator[Line]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        yield Line(reader, writer)
-    finally:
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 async def emptied(gateway: Gateway) -> None:
@@ -248,34 +187,6 @@ async def test_a_client_that_takes_no_answers_gives_its_place_back(gateway: Gate
             await emptied(gateway)
 
 
-class Leaking:
-    """A transport whose client takes so much of what was written between two looks, and then nothing."""
-
-    def __init__(self, left: int, taken: int, looks: int, *, closing: bool = False) -> None:
-        self._sizes = [left - taken * look for look in range(looks)]
-        self._closing = closing
-        self.looks = 0
-        self.aborted = asyncio.Event()
-
-    def get_write_buffer_size(self) -> int:
-        self.looks += 1
-        return self._sizes[min(self.looks, len(self._sizes)) - 1]
-
-    def write(self, data: bytes) -> None: ...
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def close(self) -> None:
-        self._closing = True
-
-    def get_protocol(self) -> object:
-        return self
-
-    def abort(self) -> None:
-        self.aborted.set()
-
-
 @pytest.mark.parametrize(("taken", "patient"), [(1000, True), (10, False), (0, False)])
 async def test_only_a_client_that_takes_too_little_is_cut_off(taken: int, patient: bool) -> None:
     transport = Leaking(100_000, taken, 10)
@@ -296,85 +207,3 @@ async def test_who_does_not_take_the_last_of_an_answer_is_cut_off() -> None:
     protocol.on_response_complete()
     async with asyncio.timeout(PATIENCE):
         await transport.aborted.wait()
-
-
-async def test_who_does_not_take_the_last_of_a_websocket_is_cut_off() -> None:
-    transport = Leaking(100, 0, 1)
-    protocol = bounded_websocket(QUICK)(uvicorn.Config(FastAPI()), ServerState(), {})
-    protocol.transport = cast(asyncio.Transport, transport)
-
-    async def done(scope: Any, receive: Any, send: Any) -> None: ...
-
-    protocol.app, protocol.handshake_complete = done, True
-    protocol.scope = {"type": "websocket"}  # type: ignore[typeddict-item]
-    await protocol.run_asgi()
-    async with asyncio.timeout(PATIENCE):
-        await transport.aborted.wait()
-
-
-@pytest.mark.parametrize(
-    ("field", "status"),
-    [
-        (
-            b"Cookie: " + b"x" * 9_000,
-            431,
-        ),  # more than the WebSocket library takes of a line, and less than we do
-        (b"\r\n".join(b"X-%d: 1" % number for number in range(110)), 431),
-        (b"Content-Length: 3", 400),
-        (b"Transfer-Encoding: chunked", 400),
-    ],
-)
-async def test_a_websocket_that_is_refused_is_told_so_and_keeps_no_server_from_stopping(
-    gateway: Gateway, field: bytes, status: int
-) -> None:
-    async with listening(gateway) as port, line(port) as client:
-        await client.send(UPGRADE + b"X-Request-ID: mine.2\r\n" + field + b"\r\n\r\n")
-        answered, problem = await client.answer()
-        assert (answered, problem["request_id"]) == (status, "mine.2")
-        assert await client.rest() == b""
-
-
-async def test_a_refused_websocket_that_stays_is_cut_off_and_can_be_shut_down() -> None:
-    transport = Leaking(100, 0, 1)
-    protocol = bounded_websocket(QUICK)(uvicorn.Config(FastAPI()), ServerState(), {})
-    protocol.transport = cast(asyncio.Transport, transport)
-    protocol.data_received(UPGRADE + b"Content-Length: 3\r\n\r\n")
-    protocol.refuse_handshake(None)
-    protocol.shutdown()
-    assert transport.is_closing()
-    async with asyncio.timeout(PATIENCE):
-        await transport.aborted.wait()
-
-
-@pytest.mark.parametrize(("upload_seconds", "patient"), [(600.0, True), (0.1, False)])
-async def test_a_ping_waits_for_the_end_of_a_large_frame_for_a_while(
-    upload_seconds: float, patient: bool, gateway: Gateway
-) -> None:
-    bounds = WireLimits(upload_seconds=upload_seconds)
-    config = {"heartbeat_seconds": 0.05, "stall_seconds": 0.2, "limits": bounds}
-    async with listening(gateway, **config) as port, line(port) as client:  # type: ignore[arg-type]
-        await client.send(UPGRADE + b"\r\n")
-        assert b" 101 " in await client.until(b"\r\n\r\n")
-        await client.send(bytes((0x82, 0x80 | 126, 0x10, 0)) + bytes(4))  # a binary frame of 4 KiB begins
-        dripping = asyncio.create_task(client.drip(b"x", 0.02))
-        rest = asyncio.create_task(client.rest())
-        _, waiting = await asyncio.wait([rest], timeout=1.5 if patient else PATIENCE)
-        assert bool(waiting) == patient
-        for task in (dripping, rest):
-            task.cancel()
-        await asyncio.gather(dripping, rest, return_exceptions=True)
-
-
-async def test_a_connection_that_becomes_a_websocket_stays_one(gateway: Gateway) -> None:
-    upgrade = UPGRADE + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
-    ping = b'{"type":"ping"}'
-    async with listening(gateway, QUICK) as port, line(port) as socket:
-        await socket.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b" 200 " in await socket.until(b'"live"}')
-        await socket.send(upgrade)
-        head = (await socket.until(b"\r\n\r\n")).lower()
-        assert b" 101 " in head
-        assert b"deflate" not in head, "nothing that is compressed is read"
-        await asyncio.sleep(3 * QUICK.linger_seconds)
-        await socket.send(bytes((0x81, 0x80 | len(ping))) + bytes(4) + ping)  # a text frame, its mask zeros
-        assert b"pong" in await socket.until(b"}")

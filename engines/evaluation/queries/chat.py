@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from engines.errors import EngineError
+from engines.near import is_near
 
 SECONDS = 300.0
 PAUSES = (1.0, 4.0, 16.0)
@@ -35,7 +36,8 @@ class Turn:
 class ChatEndpoint:
     """Talks to ``{url}/chat/completions``; `url` ends in ``/v1`` as a rule.
 
-    While it is busy or away it is asked again, after each of the `pauses` in seconds.
+    While it is busy or away it is asked again, after each of the `pauses` in seconds. No proxy stands before one on
+    this machine. Raises `ChatFailed` for what is no URL, and for a proxy that cannot be used.
     """
 
     def __init__(
@@ -49,7 +51,12 @@ class ChatEndpoint:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._model, self._url = model, url.rstrip("/")
         self._pauses = pauses
-        self._http = httpx.AsyncClient(headers=headers, timeout=SECONDS, transport=transport)
+        try:
+            self._http = httpx.AsyncClient(
+                headers=headers, timeout=SECONDS, transport=transport, trust_env=not is_near(url)
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:  # a proxy of the environment, or the URL
+            raise ChatFailed(f"no way to {self._url}: {error}") from error
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from engines.evaluation.datasets import open_dataset
 from engines.evaluation.datasets.check import take_stock
 from engines.evaluation.datasets.cocoa import Cocoa
 from engines.evaluation.queries import ChatEndpoint, ChatFailed, Export, Origin, clean, generate
+from engines.evaluation.queries.chat import Turn
 from server.cli import app
 from server.commands import queries as command
 from tests.engines.evaluation import layouts
@@ -148,6 +151,41 @@ async def test_an_endpoint_that_fails_is_named(response: httpx.Response, tmp_pat
     )
     with pytest.raises(ChatFailed, match="http://chat/v1"):
         await generate(scene, endpoint)
+
+
+async def test_no_proxy_stands_before_an_endpoint_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Chat(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": "a mug"}}]}).encode())
+
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Chat) as server, ThreadPoolExecutor(1) as thread:
+        thread.submit(server.serve_forever)
+        endpoint = ChatEndpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", pauses=())
+        try:
+            assert await endpoint.say(b"", [Turn("user", "What is it?")]) == "a mug"
+        finally:
+            server.shutdown()
+            await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url"), [("http://127.0.0.1:notaport", "http://chat/v1"), ("", "http://chat:port")]
+)
+def test_an_endpoint_to_which_nothing_leads_is_named(
+    proxy: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(ChatFailed, match="no way to"):
+        ChatEndpoint(url, "m")
 
 
 def test_the_command_writes_a_data_set_and_tells_what_came_short(

@@ -15,7 +15,7 @@ from engines.bundles.imports.coprs import import_coprs
 from engines.bundles.imports.egm import import_egm
 from engines.mllm.vllm_config import VllmConfig
 from engines.pipeline import NO_AMODAL
-from engines.reading_pipeline import ONLY_MODAL
+from engines.request import ONLY_MODAL
 from engines.vision.masks import decode
 from server.client import SegmentClient, SegmentFailed
 from server.running import run_gateway

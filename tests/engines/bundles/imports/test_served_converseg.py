@@ -10,8 +10,7 @@ import pytest
 
 from engines.bundles.imports.converseg import import_converseg
 from engines.events import DecisionMade, MaskReady
-from engines.reading_pipeline import ONLY_MODAL
-from engines.request import SegmentRequest
+from engines.request import ONLY_MODAL, SegmentRequest
 from engines.vision.masks import decode, finish
 from engines.vision.runtimes.base import DecodeItem, Sentence
 from tests.engines.bundles.imports.plain import scene
