@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from engines.batching import Begin, MicroBatcher
+from engines.batching import MicroBatcher, OnTurn
 from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
-from engines.cache.shared import Found, Leased, LeaseLost, SharedLevel, claim_or_wait, held, insist
+from engines.cache.shared import Found, Leased, LeaseLost, SharedLevel, claim_or_wait, held, yield_no_more
 from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
 from engines.vision.preprocess import Prepared
@@ -172,10 +172,10 @@ class Embeddings:
         """Encoded for all replicas. Raises LeaseLost: the lease was lost before its turn came."""
         key = shared.key(image.digest)
         token = lease.token if lease else None
-        begin = partial(insist, shared.level, key, lease.token) if lease and lease.yielding else None
+        on_turn = partial(yield_no_more, shared.level, key, lease.token) if lease and lease.yielding else None
         try:
             async with held(shared.level, key, token):
-                embedding = await self._encode(image, begin)
+                embedding = await self._encode(image, on_turn)
         except BaseException:
             if token is not None:
                 shared.level.give_up(key, token)
@@ -187,7 +187,7 @@ class Embeddings:
         shared.level.publish(key, lambda: encode(embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
 
-    async def _encode(self, image: PreparedImage, begin: Begin | None = None) -> Embedding:
+    async def _encode(self, image: PreparedImage, on_turn: OnTurn | None = None) -> Embedding:
         self._observer.miss("embedding")
         patient = image.digest in self._patient
-        return await self._encoder.submit(image.vision, patient=patient, begin=begin)
+        return await self._encoder.submit(image.vision, patient=patient, on_turn=on_turn)

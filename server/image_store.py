@@ -74,7 +74,7 @@ class ImageStore:
         remembered = self._memory.get(id)
         known = remembered is not None and not self._forgotten(remembered)
         if self._shared is not None and ID.fullmatch(id):
-            mark = await self._shared.begin(_key(id), len(GONE), "image")
+            mark = await self._shared.first_bytes(_key(id), len(GONE), "image")
             known = mark != GONE if mark or mark is None else known
         if not known:
             raise _unknown(id)
@@ -99,7 +99,7 @@ class ImageStore:
         image = self._memory.get(id)
         if image is None or self._forgotten(image):
             return None
-        if self._shared is not None and await self._shared.begin(_key(id), len(GONE), "image") == GONE:
+        if self._shared is not None and await self._shared.first_bytes(_key(id), len(GONE), "image") == GONE:
             self._memory.discard(id)
             return None
         self._observer.hit("image", "memory")

@@ -99,8 +99,8 @@ async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool]
     return claim
 
 
-async def insist(level: SharedLevel, key: str, token: str) -> None:
-    """Begin to make the value: from here on the lease yields no more.
+async def yield_no_more(level: SharedLevel, key: str, token: str) -> None:
+    """Insist on a lease before the value is made: from here on it yields no more.
 
     Raises:
         LeaseLost: it is not the token's any more.

@@ -100,7 +100,7 @@ class RedisLevel:
 
         It is looked for outside the script first: Redis hands out long values from Lua several times slower.
         """
-        value = await self.begin(key, self._limits.max_value + 1, cache)
+        value = await self.first_bytes(key, self._limits.max_value + 1, cache)
         if value:
             return Found(value) if self._is_short_enough(value, cache) else "unavailable"
         if value is None or not self._writes.allows():
@@ -123,10 +123,10 @@ class RedisLevel:
 
     async def read(self, key: str, cache: CacheName) -> bytes | None:
         """The value, if there is one that is not too long."""
-        value = await self.begin(key, self._limits.max_value + 1, cache)
+        value = await self.first_bytes(key, self._limits.max_value + 1, cache)
         return value if value and self._is_short_enough(value, cache) else None
 
-    async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes | None:
+    async def first_bytes(self, key: str, nbytes: int, cache: CacheName) -> bytes | None:
         """The first bytes of the value, none of them if there is no value; None if it cannot be read."""
         where = value_key(self._prefix, key)
         found = await self._ask(lambda: self._redis.getrange(where, 0, nbytes - 1), cache)
@@ -154,7 +154,7 @@ class RedisLevel:
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         """Begin to keep what `encode` gives; then give the lease back. `encode` runs in a thread."""
         before = self._publishing.get(key)
-        task = self._publishing[key] = self._begin(self._publish(key, encode, token, before))
+        task = self._publishing[key] = self._start(self._publish(key, encode, token, before))
 
         def done(_: object) -> None:
             if self._publishing.get(key) is task:
@@ -164,7 +164,7 @@ class RedisLevel:
 
     def give_up(self, key: str, token: str) -> None:
         """Begin to give a lease back without a value."""
-        self._begin(self._give_back(key, token))
+        self._start(self._give_back(key, token))
 
     async def discard(self, key: str) -> bool:
         """Delete a value that is of no use; whether that worked."""
@@ -216,7 +216,7 @@ class RedisLevel:
         released: int | None = await self._ask(lambda: self._release(keys=[where], args=[token]))
         return released
 
-    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._later.add(task)
         task.add_done_callback(self._later.discard)

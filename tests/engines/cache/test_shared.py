@@ -16,7 +16,7 @@ from engines.cache.shared import (
     LeaseLost,
     claim_or_wait,
     held,
-    insist,
+    yield_no_more,
 )
 from tests.jumping_loop import run_jumping
 
@@ -137,11 +137,11 @@ def test_who_insists_on_a_lease_hears_that_it_was_lost() -> None:
     async def lose() -> None:
         level = InMemory()
         await level.claim("a", yielding=True)
-        await insist(level, "a", "1")
+        await yield_no_more(level, "a", "1")
         assert await level.claim("a") == "busy", "it yields no more"
         await level.forget("a")
         with pytest.raises(LeaseLost):
-            await insist(level, "a", "1")
+            await yield_no_more(level, "a", "1")
 
     run_jumping(lose())
 

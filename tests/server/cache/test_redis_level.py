@@ -50,7 +50,7 @@ async def case(redis: RedisServer) -> AsyncIterator[Opened]:
 async def test_a_value_is_kept_for_its_time_and_discarded(case: Opened, redis: RedisServer) -> None:
     assert await case.level.put("a", b"value", seconds=50)
     assert await case.level.read("a", "image") == b"value"
-    assert await case.level.begin("a", 2, "image") == b"va"
+    assert await case.level.first_bytes("a", 2, "image") == b"va"
     with contextlib.closing(redis.client) as client:
         assert 40_000 < client.pttl(value_key("t:", "a")) <= 50_000
     await case.level.discard("a")
