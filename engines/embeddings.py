@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from engines.batching import MicroBatcher, OnTurn
@@ -57,6 +57,14 @@ class SharedEmbeddings:
         return f"embedding:{self.encoder.fingerprint.hex()}:{digest}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unhurried:
+    """An image in the making that nobody is in a hurry for, until `hurry` is set."""
+
+    image: Prepared
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 def rounded(
     run: Callable[[Sequence[Prepared]], list[Embedding]],
 ) -> Callable[[Sequence[Prepared]], list[Embedding]]:
@@ -84,8 +92,8 @@ class Embeddings:
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
             capacity, lambda embedding: embedding.nbytes
         )
-        self._patient: dict[str, Prepared] = {}
-        """Images in the making that nobody is in a hurry for, by digest."""
+        self._patient: dict[str, _Unhurried] = {}
+        """By digest."""
 
     async def get_or_encode(self, image: PreparedImage, *, patient: bool = False) -> Embedding:
         """The image's embedding. While only `patient` ones wait for it, other images are encoded first.
@@ -99,9 +107,10 @@ class Embeddings:
         elif self._cache.in_making(image.digest):
             self._observer.joined("embedding")
         elif patient:
-            self._patient[image.digest] = image.vision
+            self._patient[image.digest] = _Unhurried(image.vision)
         if not patient and (waiting := self._patient.pop(image.digest, None)) is not None:
-            self._encoder.hasten(waiting)
+            waiting.hurry.set()
+            self._encoder.hasten(waiting.image)
         try:
             return await self._cache.get_or_make(image.digest, lambda: self._obtain(image))
         finally:
@@ -174,7 +183,7 @@ class Embeddings:
         token = lease.token if lease else None
         on_turn = partial(yield_no_more, shared.level, key, lease.token) if lease and lease.yielding else None
         try:
-            async with held(shared.level, key, token):
+            async with held(shared.level, key, lease, self._hurry(image.digest)):
                 embedding = await self._encode(image, on_turn)
         except BaseException:
             if token is not None:
@@ -186,6 +195,14 @@ class Embeddings:
             return embedding
         shared.level.publish(key, lambda: encode(embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
+
+    def _hurry(self, digest: str) -> asyncio.Event:
+        """Set as soon as somebody is in a hurry for the image."""
+        if (waiting := self._patient.get(digest)) is not None:
+            return waiting.hurry
+        hurry = asyncio.Event()
+        hurry.set()
+        return hurry
 
     async def _encode(self, image: PreparedImage, on_turn: OnTurn | None = None) -> Embedding:
         self._observer.miss("embedding")

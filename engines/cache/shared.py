@@ -110,17 +110,25 @@ async def yield_no_more(level: SharedLevel, key: str, token: str) -> None:
 
 
 @asynccontextmanager
-async def held(level: SharedLevel, key: str, token: str | None) -> AsyncIterator[None]:
-    """A lease, if there is one, is renewed while the value is made, for `MOST_LEASES` leases at most."""
-    if token is None:
+async def held(
+    level: SharedLevel, key: str, lease: Leased | None, hurry: asyncio.Event
+) -> AsyncIterator[None]:
+    """A lease, if there is one, is renewed while the value is made, for `MOST_LEASES` leases at most.
+
+    One that is yielding is no longer so as soon as there is a `hurry`.
+    """
+    if lease is None:
         yield
         return
-    renewing = asyncio.create_task(_renew(level, key, token))
+    keeping = [asyncio.create_task(_renew(level, key, lease.token))]
+    if lease.yielding:
+        keeping.append(asyncio.create_task(_insist_in_a_hurry(level, key, lease.token, hurry)))
     try:
         yield
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
 
 async def _renew(level: SharedLevel, key: str, token: str) -> None:
@@ -128,3 +136,9 @@ async def _renew(level: SharedLevel, key: str, token: str) -> None:
         await asyncio.sleep(level.lease_seconds / RENEWALS)
         if not await level.renew(key, token):
             return
+
+
+async def _insist_in_a_hurry(level: SharedLevel, key: str, token: str, hurry: asyncio.Event) -> None:
+    """Should the lease be lost by then, `yield_no_more` will tell."""
+    await hurry.wait()
+    await level.insist(key, token)

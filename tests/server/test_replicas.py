@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from server.cache.lease import YIELDING
 from tests.redis_fixture import RedisServer
 from tests.server.asking import as_json
 from tests.server.conftest import OpenGateway, photo
@@ -166,6 +167,26 @@ async def test_nobody_in_a_hurry_waits_for_an_upload_that_is_queued_elsewhere(re
         await replicas.embedding_key()
     assert await by_id(replicas.a) == await by_id(replicas.b)
     assert (replicas.a.vision.encodes, replicas.b.vision.encodes) == (a + 1, b + 1), "it is made once still"
+
+
+async def test_an_upload_that_is_waited_for_where_it_is_queued_is_not_taken_elsewhere(
+    replicas: Replicas,
+) -> None:
+    a, b = replicas.a.vision.encodes, replicas.b.vision.encodes
+    with replicas.store() as store:
+
+        def yields() -> bool:
+            [owner] = store.mget(replicas.redis.find(f"{EMBEDDING}:lease"))
+            return isinstance(owner, bytes) and owner.startswith(YIELDING.encode())
+
+        async with queued_upload(replicas):
+            assert yields()
+            here = asyncio.create_task(by_id(replicas.a))
+            await until(lambda: not yields(), 20.0)
+            there = asyncio.create_task(by_id(replicas.b))
+            await asyncio.sleep(0.3)
+    assert await here == await there
+    assert (replicas.a.vision.encodes, replicas.b.vision.encodes) == (a + 2, b)
 
 
 @pytest.mark.parametrize("queued", [True, False])
