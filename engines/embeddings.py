@@ -181,10 +181,10 @@ class Embeddings:
         """Encoded for all replicas. Raises LeaseLost: the lease was lost before its turn came."""
         key = shared.key(image.digest)
         token = lease.token if lease else None
-        on_turn = partial(yield_no_more, shared.level, key, lease.token) if lease and lease.yielding else None
+        confirm = partial(yield_no_more, shared.level, key, lease.token) if lease and lease.yielding else None
         try:
             async with held(shared.level, key, lease, self._hurry(image.digest)):
-                embedding = await self._encode(image, on_turn)
+                embedding = await self._encode(image, confirm)
         except BaseException:
             if token is not None:
                 shared.level.give_up(key, token)
@@ -204,7 +204,13 @@ class Embeddings:
         hurry.set()
         return hurry
 
-    async def _encode(self, image: PreparedImage, on_turn: OnTurn | None = None) -> Embedding:
-        self._observer.miss("embedding")
+    async def _encode(self, image: PreparedImage, confirm: OnTurn | None = None) -> Embedding:
+        """Encoded in its turn, if `confirm` does not raise then."""
+
+        async def begin() -> None:
+            if confirm is not None:
+                await confirm()
+            self._observer.miss("embedding")  # a lease that is lost by now would count once more
+
         patient = image.digest in self._patient
-        return await self._encoder.submit(image.vision, patient=patient, on_turn=on_turn)
+        return await self._encoder.submit(image.vision, patient=patient, on_turn=begin)

@@ -51,9 +51,12 @@ class InMemory:
 
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         self.value = encode()
+        if token is not None:
+            self.give_up(key, token)
 
     def give_up(self, key: str, token: str) -> None:
-        self.until = 0.0
+        if token == self.owner:
+            self.until = 0.0
 
     async def discard(self, key: str) -> bool:
         self.value = None

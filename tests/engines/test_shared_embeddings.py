@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from engines.batching import BatchLimits, MicroBatcher
+from engines.cache.codec import encode
 from engines.cache.observer import CountingObserver
-from engines.cache.shared import Claim
+from engines.cache.shared import Claim, Leased
 from engines.embeddings import Embeddings, EncoderIdentity, SharedEmbeddings
 from engines.images import ImagePreparer
 from engines.mllm.image import MllmImageConfig
@@ -81,3 +82,28 @@ async def test_a_lease_that_comes_after_somebody_in_a_hurry_yields_no_more() -> 
         case.gate.set()
         await asyncio.gather(*asking)
     assert case.encodes == 2
+
+
+async def test_a_look_up_whose_lease_goes_to_another_counts_once() -> None:
+    level = InMemory()
+    async with busy(level) as case:
+        asking = asyncio.create_task(case.embeddings.get_or_encode(IMAGE, patient=True))
+        await until(lambda: case.queue.pending == 1)
+        taken = await level.claim("key")
+        assert isinstance(taken, Leased)
+        case.gate.set()
+        await until(lambda: case.queue.pending == 0)
+        made = (np.ones(ENCODER.shapes[0], np.float32),)
+        level.publish("key", lambda: encode(made, ENCODER.fingerprint), taken.token)
+        assert (await asking).values.max() == 1
+    assert (case.encodes, case.counts.misses, case.counts.hits) == (1, {}, {("embedding", "redis"): 1})
+
+
+async def test_a_miss_is_counted_when_its_encode_begins() -> None:
+    async with busy(InMemory()) as case:
+        asking = asyncio.create_task(case.embeddings.get_or_encode(IMAGE, patient=True))
+        await until(lambda: case.queue.pending == 1)
+        assert case.counts.misses == {}
+        case.gate.set()
+        await asking
+    assert case.counts.misses == {"embedding": 1}
