@@ -82,16 +82,17 @@ class ImageStore:
     async def discard(self, id: str) -> None:
         """Forget an image, if it is known; a mark in its place tells the other replicas.
 
-        Raises `RequestRejected` where nothing could be put in its place: others may still know it.
+        Raises `RequestRejected` where that could not be put: others may still know it.
         """
         self._memory.discard(id)
         if self._shared is None or not ID.fullmatch(id):
             return
         key = _key(id)
-        if not await self._shared.put(key, GONE, self._seconds) and not await self._shared.discard(key):
+        if not await self._shared.put(key, GONE, self._seconds):
+            await self._shared.discard(key)  # so that no more replicas learn of it
             raise RequestRejected(
                 NOT_FORGOTTEN,
-                "Redis cannot be reached; other replicas may still know the image",
+                "Redis takes no mark of it; other replicas may still know the image",
                 retry_after=2,
             )
 
