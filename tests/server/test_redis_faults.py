@@ -94,6 +94,20 @@ async def test_an_image_that_cannot_be_forgotten_everywhere_is_no_204(replicas: 
     await by_id(replicas.a, status=404)
 
 
+async def test_a_delete_that_failed_is_made_up_for_when_redis_comes_back_empty(replicas: Replicas) -> None:
+    await upload(replicas.a)
+    await by_id(replicas.b)
+    replicas.redis.stop()
+    assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 503
+    replicas.redis.start()
+    for gateway in (replicas.a, replicas.b):
+        await until_ready(gateway)
+    await by_id(replicas.b)
+    for status in (204, 404):
+        assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == status
+    await by_id(replicas.b, status=404)
+
+
 async def test_an_image_is_not_forgotten_while_redis_takes_no_writes(replicas: Replicas) -> None:
     await upload(replicas.a)
     await by_id(replicas.b)
