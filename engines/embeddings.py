@@ -138,26 +138,31 @@ class Embeddings:
         try:
             return await self._encode_to_share(self._shared, image, known)
         except LeaseLost:
-            return await self._obtain_unleased(self._shared, image)
+            return await self._obtain_again(self._shared, image)
 
-    async def _obtain_unleased(self, shared: SharedEmbeddings, image: PreparedImage) -> Embedding:
-        """From whoever has the lease now. If nobody does the image may have been forgotten: made, and not shared."""
-        known = await self._known_or_leased(shared, image.digest)
+    async def _obtain_again(self, shared: SharedEmbeddings, image: PreparedImage) -> Embedding:
+        """From whoever has the lease now, or else made; not shared if the image may have been forgotten meanwhile."""
+        self._patient.pop(image.digest, None)  # its turn had come
+        known = await self._known_or_leased(shared, image.digest, again=True)
         if isinstance(known, Embedding):
             return known
-        if known is not None:
-            shared.level.give_up(shared.key(image.digest), known.token)
-        self._patient.pop(image.digest, None)  # its turn had come
-        return await self._encode(image)
+        if known is None:
+            return await self._encode(image)
+        return await self._encode_to_share(shared, image, known)
 
-    async def _known_or_leased(self, shared: SharedEmbeddings, digest: str) -> Embedding | Leased | None:
-        """What the shared level has, or else a lease, which yields while nobody is in a hurry; None if nobody tells.
+    async def _known_or_leased(
+        self, shared: SharedEmbeddings, digest: str, *, again: bool = False
+    ) -> Embedding | Leased | None:
+        """What the shared level has, or else a lease, or None if nobody tells.
 
-        A value that cannot be used is put out of the way first.
+        The lease yields while nobody is in a hurry, but not if it is claimed `again` because one was lost. A value
+        that cannot be used is put out of the way first.
         """
         key = shared.key(digest)
         for _ in range(2):
-            claim = await claim_or_wait(shared.level, key, lambda: digest in self._patient)
+            claim = await claim_or_wait(
+                shared.level, key, lambda: digest in self._patient and not again, again=again
+            )
             if not isinstance(claim, Found):
                 return claim if isinstance(claim, Leased) else None
             if (embedding := await self._decoded(shared, claim.value)) is not None:

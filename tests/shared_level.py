@@ -22,17 +22,19 @@ class InMemory:
     def __init__(self) -> None:
         self.value: bytes | None = None
         self.owner, self.until = "", 0.0
-        self.yielding = False
+        self.yielding = self.forgotten = False
         self.tokens = self.renewals = 0
 
     def takes(self, nbytes: int) -> bool:
         return True
 
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
+    async def claim(self, key: str, *, yielding: bool = False, again: bool = False) -> Claim:
         if self.value is not None:
             return Found(self.value)
         if now() < self.until and (yielding or not self.yielding):
             return "busy"
+        if again and self.forgotten:
+            return "unavailable"
         self.tokens += 1
         self.owner, self.until, self.yielding = str(self.tokens), now() + LEASE, yielding
         return Leased(self.owner, yielding)
@@ -63,4 +65,4 @@ class InMemory:
         return True
 
     async def forget(self, key: str) -> None:
-        self.value, self.until = None, 0.0
+        self.value, self.until, self.forgotten = None, 0.0, True

@@ -37,7 +37,7 @@ class LeaseLost(Exception):
 
 
 Claim = Found | Leased | Literal["busy", "unavailable"]
-"""``busy``: another replica is making the value. ``unavailable``: there is nobody to ask; make it yourself."""
+"""``busy``: another replica is making the value. ``unavailable``: make it yourself, there is nobody to ask."""
 
 
 class SharedLevel(Protocol):
@@ -52,8 +52,11 @@ class SharedLevel(Protocol):
         """Whether a value of that size may be put."""
         ...
 
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
-        """The value, or else a lease on it; never the lease on a value that is there."""
+    async def claim(self, key: str, *, yielding: bool = False, again: bool = False) -> Claim:
+        """The value, or else a lease on it; never the lease on a value that is there.
+
+        One who has lost a lease claims it `again`: where the value was forgotten lately it is ``unavailable``.
+        """
         ...
 
     async def insist(self, key: str, token: str) -> bool:
@@ -81,7 +84,9 @@ class SharedLevel(Protocol):
         ...
 
 
-async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool] = lambda: False) -> Claim:
+async def claim_or_wait(
+    level: SharedLevel, key: str, yields: Callable[[], bool] = lambda: False, *, again: bool = False
+) -> Claim:
     """A claim that outlasts another replica's: never ``busy``.
 
     Looks again and again while another replica makes the value, and takes over when that one gives up or dies.
@@ -90,7 +95,7 @@ async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool]
     """
     clock = asyncio.get_running_loop().time
     pause, last = FIRST_PAUSE, clock() + MOST_LEASES * level.lease_seconds
-    while (claim := await level.claim(key, yielding=yields())) == "busy":
+    while (claim := await level.claim(key, yielding=yields(), again=again)) == "busy":
         left = last - clock()
         if left <= 0:
             return "unavailable"

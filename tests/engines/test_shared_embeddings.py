@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from engines.batching import BatchLimits, MicroBatcher
@@ -63,8 +64,8 @@ class SlowToLease(InMemory):
         super().__init__()
         self.answer = asyncio.Event()
 
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
-        claim = await super().claim(key, yielding=yielding)
+    async def claim(self, key: str, *, yielding: bool = False, again: bool = False) -> Claim:
+        claim = await super().claim(key, yielding=yielding, again=again)
         await self.answer.wait()
         return claim
 
@@ -107,3 +108,35 @@ async def test_a_miss_is_counted_when_its_encode_begins() -> None:
         case.gate.set()
         await asking
     assert case.counts.misses == {"embedding": 1}
+
+
+async def run_out(level: InMemory) -> None:
+    level.until = 0.0
+
+
+async def take_and_leave(level: InMemory) -> None:
+    taken = await level.claim("key")
+    assert isinstance(taken, Leased)
+    level.give_up("key", taken.token)
+
+
+async def take_and_be_forgotten(level: InMemory) -> None:
+    await level.claim("key")
+    await level.forget("key")
+
+
+@pytest.mark.parametrize(
+    ("lose", "shared"), [(run_out, True), (take_and_leave, True), (take_and_be_forgotten, False)]
+)
+async def test_what_is_made_after_its_lease_was_lost_is_shared_unless_it_was_forgotten(
+    lose: Callable[[InMemory], Awaitable[None]], shared: bool
+) -> None:
+    level = InMemory()
+    async with busy(level) as case:
+        asking = asyncio.create_task(case.embeddings.get_or_encode(IMAGE, patient=True))
+        await until(lambda: case.queue.pending == 1)
+        await lose(level)
+        case.gate.set()
+        await asking
+    assert (case.encodes, level.value is not None) == (2, shared)
+    assert await level.claim("key") != "busy", "the lease was given back"

@@ -200,7 +200,7 @@ async def test_an_image_that_is_deleted_elsewhere_during_its_encode_is_not_share
             assert (await replicas.b.client.delete(f"/v1/images/{ID}")).status_code == 204
         await until(lambda: not replicas.a.services.sources._encoding)
         assert replicas.a.vision.encodes == before + 1 + queued
-    assert redis.find(f"{EMBEDDING}*") == []
+    assert redis.find(EMBEDDING) == redis.find(f"{EMBEDDING}:lease") == []
 
 
 async def test_a_failed_encode_gives_the_lease_back(replicas: Replicas) -> None:
