@@ -19,7 +19,7 @@ GAPS = 2.0
 SMOOTHING = 0.2  # weight of the newest gap in the average
 
 RunBatch = Callable[[list[Item]], Awaitable[Sequence[Result]]]
-Begin = Callable[[], Awaitable[None]]
+OnTurn = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Slot(Generic[Item, Result]):
     item: Item
     arrived: float  # seconds on the loop's clock
     future: asyncio.Future[Result]
-    begin: Begin | None = None
+    on_turn: OnTurn | None = None
 
 
 class _Queue(Generic[Item, Result]):
@@ -119,16 +119,16 @@ class MicroBatcher(Generic[Item, Result]):
         """Items that wait for a batch."""
         return len(self._pending)
 
-    async def submit(self, item: Item, *, patient: bool = False, begin: Begin | None = None) -> Result:
-        """The result of one item. Raises what `run` or `begin` raises for it, or `Overloaded`."""
-        return (await self.submit_all([item], patient=patient, begin=begin))[0]
+    async def submit(self, item: Item, *, patient: bool = False, on_turn: OnTurn | None = None) -> Result:
+        """The result of one item. Raises what `run` or `on_turn` raises for it, or `Overloaded`."""
+        return (await self.submit_all([item], patient=patient, on_turn=on_turn))[0]
 
     async def submit_all(
-        self, items: Sequence[Item], *, patient: bool = False, begin: Begin | None = None
+        self, items: Sequence[Item], *, patient: bool = False, on_turn: OnTurn | None = None
     ) -> list[Result]:
         """The results of several items that belong together, in order; they are queued side by side.
 
-        `patient` ones let others go first, but not for ever. When the batch of an item is due it waits for `begin`,
+        `patient` ones let others go first, but not for ever. When the batch of an item is due it waits for `on_turn`,
         and goes without the item if that fails.
 
         Raises:
@@ -139,7 +139,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self.pending + len(items) > self._limits.max_pending:
             raise Overloaded(f"{self.pending} items wait already")
         loop = asyncio.get_running_loop()
-        slots = [_Slot(item, loop.time(), loop.create_future(), begin) for item in items]
+        slots = [_Slot(item, loop.time(), loop.create_future(), on_turn) for item in items]
         self._pending.add(slots, patient=patient)
         self._note_arrival(loop.time())
         self._arrival.set()
@@ -168,7 +168,9 @@ class MicroBatcher(Generic[Item, Result]):
         batch: list[_Slot[Item, Result]] = []
         try:
             while batch := self._take():
-                await asyncio.gather(*(self._begin(slot, slot.begin) for slot in batch if slot.begin))
+                await asyncio.gather(
+                    *(self._await_turn(slot, slot.on_turn) for slot in batch if slot.on_turn)
+                )
                 await self._run_slots(batch)
                 await self._gather_more()
         finally:
@@ -214,9 +216,9 @@ class MicroBatcher(Generic[Item, Result]):
         return self._pending.take(self.pending)
 
     @staticmethod
-    async def _begin(slot: _Slot[Item, Result], begin: Begin) -> None:
+    async def _await_turn(slot: _Slot[Item, Result], on_turn: OnTurn) -> None:
         try:
-            await begin()
+            await on_turn()
         except Exception as error:
             if not slot.future.done():
                 slot.future.set_exception(error)

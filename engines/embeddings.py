@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
-from engines.batching import Begin, MicroBatcher
+from engines.batching import MicroBatcher, OnTurn
 from engines.cache.codec import BadValue, Shape, decode, encode, encoded_bytes
 from engines.cache.observer import CacheObserver, CountingObserver
-from engines.cache.shared import Found, Leased, LeaseLost, SharedLevel, claim_or_wait, held, insist
+from engines.cache.shared import Found, Leased, LeaseLost, SharedLevel, claim_or_wait, held, yield_no_more
 from engines.cache.single_flight import SingleFlightCache
 from engines.images import PreparedImage
 from engines.vision.preprocess import Prepared
@@ -57,6 +57,14 @@ class SharedEmbeddings:
         return f"embedding:{self.encoder.fingerprint.hex()}:{digest}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unhurried:
+    """An image in the making that nobody is in a hurry for, until `hurry` is set."""
+
+    image: Prepared
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 def rounded(
     run: Callable[[Sequence[Prepared]], list[Embedding]],
 ) -> Callable[[Sequence[Prepared]], list[Embedding]]:
@@ -84,8 +92,8 @@ class Embeddings:
         self._cache: SingleFlightCache[Embedding] = SingleFlightCache(
             capacity, lambda embedding: embedding.nbytes
         )
-        self._patient: dict[str, Prepared] = {}
-        """Images in the making that nobody is in a hurry for, by digest."""
+        self._patient: dict[str, _Unhurried] = {}
+        """By digest."""
 
     async def get_or_encode(self, image: PreparedImage, *, patient: bool = False) -> Embedding:
         """The image's embedding. While only `patient` ones wait for it, other images are encoded first.
@@ -99,9 +107,10 @@ class Embeddings:
         elif self._cache.in_making(image.digest):
             self._observer.joined("embedding")
         elif patient:
-            self._patient[image.digest] = image.vision
+            self._patient[image.digest] = _Unhurried(image.vision)
         if not patient and (waiting := self._patient.pop(image.digest, None)) is not None:
-            self._encoder.hasten(waiting)
+            waiting.hurry.set()
+            self._encoder.hasten(waiting.image)
         try:
             return await self._cache.get_or_make(image.digest, lambda: self._obtain(image))
         finally:
@@ -129,26 +138,31 @@ class Embeddings:
         try:
             return await self._encode_to_share(self._shared, image, known)
         except LeaseLost:
-            return await self._obtain_unleased(self._shared, image)
+            return await self._obtain_again(self._shared, image)
 
-    async def _obtain_unleased(self, shared: SharedEmbeddings, image: PreparedImage) -> Embedding:
-        """From whoever has the lease now. If nobody does the image may have been forgotten: made, and not shared."""
-        known = await self._known_or_leased(shared, image.digest)
+    async def _obtain_again(self, shared: SharedEmbeddings, image: PreparedImage) -> Embedding:
+        """From whoever has the lease now, or else made; not shared if the image may have been forgotten meanwhile."""
+        self._patient.pop(image.digest, None)  # its turn had come
+        known = await self._known_or_leased(shared, image.digest, again=True)
         if isinstance(known, Embedding):
             return known
-        if known is not None:
-            shared.level.give_up(shared.key(image.digest), known.token)
-        self._patient.pop(image.digest, None)  # its turn had come
-        return await self._encode(image)
+        if known is None:
+            return await self._encode(image)
+        return await self._encode_to_share(shared, image, known)
 
-    async def _known_or_leased(self, shared: SharedEmbeddings, digest: str) -> Embedding | Leased | None:
-        """What the shared level has, or else a lease, which yields while nobody is in a hurry; None if nobody tells.
+    async def _known_or_leased(
+        self, shared: SharedEmbeddings, digest: str, *, again: bool = False
+    ) -> Embedding | Leased | None:
+        """What the shared level has, or else a lease, or None if nobody tells.
 
-        A value that cannot be used is put out of the way first.
+        The lease yields while nobody is in a hurry, but not if it is claimed `again` because one was lost. A value
+        that cannot be used is put out of the way first.
         """
         key = shared.key(digest)
         for _ in range(2):
-            claim = await claim_or_wait(shared.level, key, lambda: digest in self._patient)
+            claim = await claim_or_wait(
+                shared.level, key, lambda: digest in self._patient and not again, again=again
+            )
             if not isinstance(claim, Found):
                 return claim if isinstance(claim, Leased) else None
             if (embedding := await self._decoded(shared, claim.value)) is not None:
@@ -172,10 +186,10 @@ class Embeddings:
         """Encoded for all replicas. Raises LeaseLost: the lease was lost before its turn came."""
         key = shared.key(image.digest)
         token = lease.token if lease else None
-        begin = partial(insist, shared.level, key, lease.token) if lease and lease.yielding else None
+        confirm = partial(yield_no_more, shared.level, key, lease.token) if lease and lease.yielding else None
         try:
-            async with held(shared.level, key, token):
-                embedding = await self._encode(image, begin)
+            async with held(shared.level, key, lease, self._hurry(image.digest)):
+                embedding = await self._encode(image, confirm)
         except BaseException:
             if token is not None:
                 shared.level.give_up(key, token)
@@ -187,7 +201,21 @@ class Embeddings:
         shared.level.publish(key, lambda: encode(embedding.tensors, shared.encoder.fingerprint), token)
         return embedding
 
-    async def _encode(self, image: PreparedImage, begin: Begin | None = None) -> Embedding:
-        self._observer.miss("embedding")
+    def _hurry(self, digest: str) -> asyncio.Event:
+        """Set as soon as somebody is in a hurry for the image."""
+        if (waiting := self._patient.get(digest)) is not None:
+            return waiting.hurry
+        hurry = asyncio.Event()
+        hurry.set()
+        return hurry
+
+    async def _encode(self, image: PreparedImage, confirm: OnTurn | None = None) -> Embedding:
+        """Encoded in its turn, if `confirm` does not raise then."""
+
+        async def begin() -> None:
+            if confirm is not None:
+                await confirm()
+            self._observer.miss("embedding")  # a lease that is lost by now would count once more
+
         patient = image.digest in self._patient
-        return await self._encoder.submit(image.vision, patient=patient, begin=begin)
+        return await self._encoder.submit(image.vision, patient=patient, on_turn=begin)

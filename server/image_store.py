@@ -19,6 +19,8 @@ ID = re.compile(r"sha256:[0-9a-f]{64}")
 ENTRY_BYTES = 1024
 """What an image takes besides its file, rounded up: very many tiny files must not be free."""
 SWEEP_SECONDS = 60.0
+MOST_OWED = 10_000
+"""So many marks that could not be put are remembered."""
 
 
 class ImageStore:
@@ -39,6 +41,8 @@ class ImageStore:
         self._memory: MemoryLevel[StoredImage] = MemoryLevel(
             capacity, lambda image: len(image.data) + ENTRY_BYTES
         )
+        self._owed: MemoryLevel[float] = MemoryLevel(MOST_OWED, lambda _: 1)
+        """Until when others may know an image that was deleted here, where its mark could not be put."""
         self._seconds = seconds
         self._shared = shared
         self._observer = observer or CountingObserver()
@@ -55,6 +59,7 @@ class ImageStore:
         self._forget_expired()
         image = StoredImage(id, data, width, height, self._clock() + self._seconds)
         self._memory.put(id, image)
+        self._owed.discard(id)
         if self._shared is not None:
             key = _key(id)
             if not await self._shared.put(key, image.encoded(), self._seconds):
@@ -70,11 +75,15 @@ class ImageStore:
         return image
 
     async def require(self, id: str) -> None:
-        """Raise `RequestRejected` if nobody knows an image; where that cannot be told, somebody may."""
+        """Raise `RequestRejected` if nobody knows an image; where that cannot be told, somebody may.
+
+        One that was deleted here, but could not be marked, may be known to others, though Redis has lost it meanwhile.
+        """
         remembered = self._memory.get(id)
         known = remembered is not None and not self._forgotten(remembered)
+        known = known or (self._owed.get(id) or 0.0) > self._clock()
         if self._shared is not None and ID.fullmatch(id):
-            mark = await self._shared.begin(_key(id), len(GONE), "image")
+            mark = await self._shared.first_bytes(_key(id), len(GONE), "image")
             known = mark != GONE if mark or mark is None else known
         if not known:
             raise _unknown(id)
@@ -82,24 +91,27 @@ class ImageStore:
     async def discard(self, id: str) -> None:
         """Forget an image, if it is known; a mark in its place tells the other replicas.
 
-        Raises `RequestRejected` where nothing could be put in its place: others may still know it.
+        Raises `RequestRejected` where that could not be put: others may still know it.
         """
         self._memory.discard(id)
         if self._shared is None or not ID.fullmatch(id):
             return
         key = _key(id)
-        if not await self._shared.put(key, GONE, self._seconds) and not await self._shared.discard(key):
+        if not await self._shared.put(key, GONE, self._seconds):
+            self._owed.put(id, self._clock() + self._seconds)
+            await self._shared.discard(key)  # so that no more replicas learn of it
             raise RequestRejected(
                 NOT_FORGOTTEN,
-                "Redis cannot be reached; other replicas may still know the image",
+                "Redis takes no mark of it; other replicas may still know the image",
                 retry_after=2,
             )
+        self._owed.discard(id)
 
     async def _remembered(self, id: str) -> StoredImage | None:
         image = self._memory.get(id)
         if image is None or self._forgotten(image):
             return None
-        if self._shared is not None and await self._shared.begin(_key(id), len(GONE), "image") == GONE:
+        if self._shared is not None and await self._shared.first_bytes(_key(id), len(GONE), "image") == GONE:
             self._memory.discard(id)
             return None
         self._observer.hit("image", "memory")

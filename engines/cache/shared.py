@@ -37,7 +37,7 @@ class LeaseLost(Exception):
 
 
 Claim = Found | Leased | Literal["busy", "unavailable"]
-"""``busy``: another replica is making the value. ``unavailable``: there is nobody to ask; make it yourself."""
+"""``busy``: another replica is making the value. ``unavailable``: make it yourself, there is nobody to ask."""
 
 
 class SharedLevel(Protocol):
@@ -52,8 +52,11 @@ class SharedLevel(Protocol):
         """Whether a value of that size may be put."""
         ...
 
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
-        """The value, or else a lease on it; never the lease on a value that is there."""
+    async def claim(self, key: str, *, yielding: bool = False, again: bool = False) -> Claim:
+        """The value, or else a lease on it; never the lease on a value that is there.
+
+        One who has lost a lease claims it `again`: where the value was forgotten lately it is ``unavailable``.
+        """
         ...
 
     async def insist(self, key: str, token: str) -> bool:
@@ -81,7 +84,9 @@ class SharedLevel(Protocol):
         ...
 
 
-async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool] = lambda: False) -> Claim:
+async def claim_or_wait(
+    level: SharedLevel, key: str, yields: Callable[[], bool] = lambda: False, *, again: bool = False
+) -> Claim:
     """A claim that outlasts another replica's: never ``busy``.
 
     Looks again and again while another replica makes the value, and takes over when that one gives up or dies.
@@ -90,7 +95,7 @@ async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool]
     """
     clock = asyncio.get_running_loop().time
     pause, last = FIRST_PAUSE, clock() + MOST_LEASES * level.lease_seconds
-    while (claim := await level.claim(key, yielding=yields())) == "busy":
+    while (claim := await level.claim(key, yielding=yields(), again=again)) == "busy":
         left = last - clock()
         if left <= 0:
             return "unavailable"
@@ -99,8 +104,8 @@ async def claim_or_wait(level: SharedLevel, key: str, yields: Callable[[], bool]
     return claim
 
 
-async def insist(level: SharedLevel, key: str, token: str) -> None:
-    """Begin to make the value: from here on the lease yields no more.
+async def yield_no_more(level: SharedLevel, key: str, token: str) -> None:
+    """Insist on a lease before the value is made: from here on it yields no more.
 
     Raises:
         LeaseLost: it is not the token's any more.
@@ -110,17 +115,25 @@ async def insist(level: SharedLevel, key: str, token: str) -> None:
 
 
 @asynccontextmanager
-async def held(level: SharedLevel, key: str, token: str | None) -> AsyncIterator[None]:
-    """A lease, if there is one, is renewed while the value is made, for `MOST_LEASES` leases at most."""
-    if token is None:
+async def held(
+    level: SharedLevel, key: str, lease: Leased | None, hurry: asyncio.Event
+) -> AsyncIterator[None]:
+    """A lease, if there is one, is renewed while the value is made, for `MOST_LEASES` leases at most.
+
+    One that is yielding is no longer so as soon as there is a `hurry`.
+    """
+    if lease is None:
         yield
         return
-    renewing = asyncio.create_task(_renew(level, key, token))
+    keeping = [asyncio.create_task(_renew(level, key, lease.token))]
+    if lease.yielding:
+        keeping.append(asyncio.create_task(_insist_in_a_hurry(level, key, lease.token, hurry)))
     try:
         yield
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
 
 async def _renew(level: SharedLevel, key: str, token: str) -> None:
@@ -128,3 +141,9 @@ async def _renew(level: SharedLevel, key: str, token: str) -> None:
         await asyncio.sleep(level.lease_seconds / RENEWALS)
         if not await level.renew(key, token):
             return
+
+
+async def _insist_in_a_hurry(level: SharedLevel, key: str, token: str, hurry: asyncio.Event) -> None:
+    """Should the lease be lost by then, `yield_no_more` will tell."""
+    await hurry.wait()
+    await level.insist(key, token)

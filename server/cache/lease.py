@@ -1,7 +1,7 @@
 """Leases on Redis: one replica makes a value, and a lease that nobody renews or gives back ends by itself.
 
-A key and its lease share a hash tag, so that they live on one node of a Redis cluster. A lease holds its token, behind
-a mark if it is yielding.
+A key, its lease and the note that it was forgotten share a hash tag, so that they live on one node of a Redis cluster.
+A lease holds its token, behind a mark if it is yielding.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ local value = redis.call('GETRANGE', KEYS[1], 0, ARGV[1])
 if #value > 0 then return value end
 local owner = redis.call('GET', KEYS[2])
 if owner and (yields(ARGV[2]) or not yields(owner)) then return 0 end
+if ARGV[4] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then return -1 end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1
 """
 """The value (at most ARGV[1] + 1 bytes), else 1 and the lease for the token ARGV[2] and ARGV[3] ms, else 0.
 
-Where the token has the mark, so has the lease. A lease with it is taken from its owner by a token without.
+Where the token has the mark, so has the lease. A lease with it is taken from its owner by a token without. -1 in place
+of the lease for one who has lost it (ARGV[4] is 1) where there is a note that the value was forgotten.
 """
+
+FORGET = """
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SET', KEYS[3], '1', 'PX', ARGV[1])
+return 1
+"""
+"""Delete the value and its lease, and note that for ARGV[1] ms."""
 
 _IF_OWNED = f"""
 local owner = redis.call('GET', KEYS[1])
@@ -52,3 +61,8 @@ def value_key(prefix: str, key: str) -> str:
 def lease_key(prefix: str, key: str) -> str:
     """Where the lease on `key` is."""
     return f"{prefix}{{{key}}}:lease"
+
+
+def forgotten_key(prefix: str, key: str) -> str:
+    """Where it is noted that the value of `key` was forgotten."""
+    return f"{prefix}{{{key}}}:forgotten"

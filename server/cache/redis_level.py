@@ -20,7 +20,17 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engines.cache.observer import CacheName, CacheObserver, Trouble
 from engines.cache.shared import Claim, Found, Leased
 from server.cache.breaker import CircuitBreaker
-from server.cache.lease import CLAIM, INSIST, RELEASE, RENEW, YIELDING, lease_key, value_key
+from server.cache.lease import (
+    CLAIM,
+    FORGET,
+    INSIST,
+    RELEASE,
+    RENEW,
+    YIELDING,
+    forgotten_key,
+    lease_key,
+    value_key,
+)
 
 READ_BYTES = 1 << 20
 """An embedding is read in a few pieces: in pieces of the library's 32 KiB it takes ten times as long."""
@@ -78,6 +88,7 @@ class RedisLevel:
         self._all = CircuitBreaker("all", limits.failures, limits.pause, observer.breaker, clock)
         self._writes = CircuitBreaker("writes", 1, limits.pause, observer.breaker, clock)
         self._claim = self._redis.register_script(CLAIM)
+        self._forget = self._redis.register_script(FORGET)
         self._insist = self._redis.register_script(INSIST)
         self._renew = self._redis.register_script(RENEW)
         self._release = self._redis.register_script(RELEASE)
@@ -95,38 +106,42 @@ class RedisLevel:
         """Whether a value of that size may be put."""
         return nbytes <= self._limits.max_value
 
-    async def claim(self, key: str, cache: CacheName = "embedding", *, yielding: bool = False) -> Claim:
-        """The value, or else a lease on it, where leases can be written.
+    async def claim(
+        self, key: str, cache: CacheName = "embedding", *, yielding: bool = False, again: bool = False
+    ) -> Claim:
+        """The value, or else a lease on it, where leases can be written; none on what was forgotten if `again`.
 
         It is looked for outside the script first: Redis hands out long values from Lua several times slower.
         """
-        value = await self.begin(key, self._limits.max_value + 1, cache)
+        value = await self.first_bytes(key, self._limits.max_value + 1, cache)
         if value:
             return Found(value) if self._is_short_enough(value, cache) else "unavailable"
         if value is None or not self._writes.allows():
             return "unavailable"
         token = secrets.token_hex(16)
-        keys = [value_key(self._prefix, key), lease_key(self._prefix, key)]
         owner = YIELDING + token if yielding else token
-        args: list[int | str] = [self._limits.max_value, owner, int(self._limits.lease_seconds * 1000)]
+        lasting = int(self._limits.lease_seconds * 1000)
+        args: list[int | str] = [self._limits.max_value, owner, lasting, int(again)]
         try:
-            reply: bytes | int | None = await self._ask(lambda: self._claim(keys=keys, args=args), cache)
+            reply: bytes | int | None = await self._ask(
+                lambda: self._claim(keys=self._keys(key), args=args), cache
+            )
         except asyncio.CancelledError:
             self.give_up(key, token)  # Redis may have given it, though nobody waits for the answer
             raise
         if isinstance(reply, bytes):
             return Found(reply) if self._is_short_enough(reply, cache) else "unavailable"
-        if reply is None:
+        if reply is None or reply == -1:
             return "unavailable"
         self._writes.succeeded()
         return Leased(token, yielding) if reply == 1 else "busy"
 
     async def read(self, key: str, cache: CacheName) -> bytes | None:
         """The value, if there is one that is not too long."""
-        value = await self.begin(key, self._limits.max_value + 1, cache)
+        value = await self.first_bytes(key, self._limits.max_value + 1, cache)
         return value if value and self._is_short_enough(value, cache) else None
 
-    async def begin(self, key: str, nbytes: int, cache: CacheName) -> bytes | None:
+    async def first_bytes(self, key: str, nbytes: int, cache: CacheName) -> bytes | None:
         """The first bytes of the value, none of them if there is no value; None if it cannot be read."""
         where = value_key(self._prefix, key)
         found = await self._ask(lambda: self._redis.getrange(where, 0, nbytes - 1), cache)
@@ -154,7 +169,7 @@ class RedisLevel:
     def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
         """Begin to keep what `encode` gives; then give the lease back. `encode` runs in a thread."""
         before = self._publishing.get(key)
-        task = self._publishing[key] = self._begin(self._publish(key, encode, token, before))
+        task = self._publishing[key] = self._start(self._publish(key, encode, token, before))
 
         def done(_: object) -> None:
             if self._publishing.get(key) is task:
@@ -164,7 +179,7 @@ class RedisLevel:
 
     def give_up(self, key: str, token: str) -> None:
         """Begin to give a lease back without a value."""
-        self._begin(self._give_back(key, token))
+        self._start(self._give_back(key, token))
 
     async def discard(self, key: str) -> bool:
         """Delete a value that is of no use; whether that worked."""
@@ -172,11 +187,14 @@ class RedisLevel:
         return await self._ask(lambda: self._redis.delete(where)) is not None
 
     async def forget(self, key: str) -> None:
-        """Delete a value, after one that is about to be put, and the lease of whoever is making one now."""
+        """Delete a value, after one that is about to be put, and the lease of whoever is making one now.
+
+        That is noted for as long as values live.
+        """
         if (publishing := self._publishing.get(key)) is not None:
             await asyncio.wait([publishing])
-        both = value_key(self._prefix, key), lease_key(self._prefix, key)
-        await self._ask(lambda: self._redis.delete(*both))
+        noted = int(self._limits.value_seconds * 1000)
+        await self._ask(lambda: self._forget(keys=self._keys(key), args=[noted]))
 
     async def trouble(self) -> str:
         """Why the level is not of full use now; empty if it is. Asks Redis, unless a breaker forbids it."""
@@ -216,7 +234,11 @@ class RedisLevel:
         released: int | None = await self._ask(lambda: self._release(keys=[where], args=[token]))
         return released
 
-    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _keys(self, key: str) -> list[str]:
+        """Of the value, of its lease and of the note that it was forgotten."""
+        return [where(self._prefix, key) for where in (value_key, lease_key, forgotten_key)]
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._later.add(task)
         task.add_done_callback(self._later.discard)

@@ -170,8 +170,8 @@ async def test_a_batch_waits_for_its_items_to_begin_and_goes_without_those_that_
     async with asyncio.timeout(60):
         waiting = [
             asyncio.create_task(batcher.submit(1)),
-            asyncio.create_task(batcher.submit(2, patient=True, begin=begin)),
-            asyncio.create_task(batcher.submit(-3, patient=True, begin=refuse)),
+            asyncio.create_task(batcher.submit(2, patient=True, on_turn=begin)),
+            asyncio.create_task(batcher.submit(-3, patient=True, on_turn=refuse)),
         ]
         await asyncio.wait(waiting[2:])
         assert not run.batches
@@ -193,7 +193,7 @@ async def test_an_item_that_waits_begins_only_when_its_batch_is_due() -> None:
     async with asyncio.timeout(60):
         waiting = [asyncio.create_task(batcher.submit(1))]
         await run.began.wait()
-        waiting.append(asyncio.create_task(batcher.submit(2, patient=True, begin=begin)))
+        waiting.append(asyncio.create_task(batcher.submit(2, patient=True, on_turn=begin)))
         waiting.append(asyncio.create_task(batcher.submit(3)))
         await asyncio.sleep(0.05)
         assert begun == []

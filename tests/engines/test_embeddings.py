@@ -96,7 +96,7 @@ class TooSmall:
     def takes(self, nbytes: int) -> bool:
         return nbytes < 1000
 
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
+    async def claim(self, key: str, *, yielding: bool = False, again: bool = False) -> Claim:
         raise AssertionError("others would wait for what never comes")
 
 

@@ -55,7 +55,7 @@ async def test_a_full_redis_does_no_harm(replicas: Replicas) -> None:
         for _ in range(2):  # what was deleted can be brought back
             await upload(replicas.a)
             await by_id(replicas.a)
-            assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 204
+            assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 503
             await by_id(replicas.a, status=404)
         assert await masks(replicas.b) == expected
         status, reasons = await ready(replicas.a)
@@ -92,6 +92,34 @@ async def test_an_image_that_cannot_be_forgotten_everywhere_is_no_204(replicas: 
     for status in (204, 404):
         assert (await replicas.b.client.delete(f"/v1/images/{ID}")).status_code == status
     await by_id(replicas.a, status=404)
+
+
+async def test_a_delete_that_failed_is_made_up_for_when_redis_comes_back_empty(replicas: Replicas) -> None:
+    await upload(replicas.a)
+    await by_id(replicas.b)
+    replicas.redis.stop()
+    assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == 503
+    replicas.redis.start()
+    for gateway in (replicas.a, replicas.b):
+        await until_ready(gateway)
+    await by_id(replicas.b)
+    for status in (204, 404):
+        assert (await replicas.a.client.delete(f"/v1/images/{ID}")).status_code == status
+    await by_id(replicas.b, status=404)
+
+
+async def test_an_image_is_not_forgotten_while_redis_takes_no_writes(replicas: Replicas) -> None:
+    await upload(replicas.a)
+    await by_id(replicas.b)
+    with replicas.store() as store:
+        store.config_set("maxmemory", 1)
+        response = await replicas.a.client.delete(f"/v1/images/{ID}")
+        assert (response.status_code, response.json()["type"]) == (
+            503,
+            "urn:r2sm:problem:image-not-forgotten",
+        )
+        await by_id(replicas.b)
+        store.config_set("maxmemory", 0)
 
 
 async def test_what_cannot_be_forgotten_everywhere_is_forgotten_here(replicas: Replicas) -> None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from server.cache.lease import YIELDING
 from tests.redis_fixture import RedisServer
 from tests.server.asking import as_json
 from tests.server.conftest import OpenGateway, photo
@@ -168,6 +169,26 @@ async def test_nobody_in_a_hurry_waits_for_an_upload_that_is_queued_elsewhere(re
     assert (replicas.a.vision.encodes, replicas.b.vision.encodes) == (a + 1, b + 1), "it is made once still"
 
 
+async def test_an_upload_that_is_waited_for_where_it_is_queued_is_not_taken_elsewhere(
+    replicas: Replicas,
+) -> None:
+    a, b = replicas.a.vision.encodes, replicas.b.vision.encodes
+    with replicas.store() as store:
+
+        def yields() -> bool:
+            [owner] = store.mget(replicas.redis.find(f"{EMBEDDING}:lease"))
+            return isinstance(owner, bytes) and owner.startswith(YIELDING.encode())
+
+        async with queued_upload(replicas):
+            assert yields()
+            here = asyncio.create_task(by_id(replicas.a))
+            await until(lambda: not yields(), 20.0)
+            there = asyncio.create_task(by_id(replicas.b))
+            await asyncio.sleep(0.3)
+    assert await here == await there
+    assert (replicas.a.vision.encodes, replicas.b.vision.encodes) == (a + 2, b)
+
+
 @pytest.mark.parametrize("queued", [True, False])
 async def test_an_image_that_is_deleted_elsewhere_during_its_encode_is_not_shared(
     open_gateway: OpenGateway, redis: RedisServer, queued: bool
@@ -179,7 +200,7 @@ async def test_an_image_that_is_deleted_elsewhere_during_its_encode_is_not_share
             assert (await replicas.b.client.delete(f"/v1/images/{ID}")).status_code == 204
         await until(lambda: not replicas.a.services.sources._encoding)
         assert replicas.a.vision.encodes == before + 1 + queued
-    assert redis.find(f"{EMBEDDING}*") == []
+    assert redis.find(EMBEDDING) == redis.find(f"{EMBEDDING}:lease") == []
 
 
 async def test_a_failed_encode_gives_the_lease_back(replicas: Replicas) -> None:

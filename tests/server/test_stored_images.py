@@ -17,7 +17,6 @@ from PIL import Image
 from engines.errors import ImageRejected
 from engines.images import ImagePreparer, PreparedImage
 from server.errors import RequestRejected
-from server.image_store import ENTRY_BYTES, ImageStore
 from server.images import ImageLimits, digest_of
 from server.remote_images import RemoteImages, is_public
 from tests.server.conftest import Gateway, OpenGateway, photo
@@ -109,34 +108,6 @@ async def test_bad_uploads(
     async with open_gateway(max_image_mb=0.03) as gateway:
         response = await gateway.client.post("/v1/images", content=data, headers={"content-type": media_type})
         assert (response.status_code, response.json()["type"]) == (status, f"urn:r2sm:problem:{slug}")
-
-
-async def test_the_store_is_bounded_by_bytes_and_by_time() -> None:
-    now = 100.0
-    store = ImageStore(2 * ENTRY_BYTES + 10, 60, clock=lambda: now)
-    for id in "abc":
-        await store.put(id, b"four", 1, 1)
-        await store.get("a" if id != "c" else "c")
-    assert store.nbytes == 2 * ENTRY_BYTES + 8
-    with pytest.raises(RequestRejected):
-        await store.get("b")
-    now = 130.0
-    assert (await store.put("a", b"four", 1, 1)).expires_at == 190
-    now = 165.0
-    with pytest.raises(RequestRejected):
-        await store.get("c")
-    assert ((await store.get("a")).id, store.nbytes) == ("a", ENTRY_BYTES + 4)
-    await store.put("d", bytes(2 * ENTRY_BYTES), 1, 1)
-    assert store.nbytes == ENTRY_BYTES + 4, "what does not fit is not kept, and drives nothing out"
-
-
-async def test_images_that_nobody_asks_for_are_swept_out() -> None:
-    now = 100.0
-    store = ImageStore(10 * ENTRY_BYTES, 90, clock=lambda: now)
-    await store.put("a", b"four", 1, 1)
-    now = 200.0
-    await store.put("b", b"four", 1, 1)
-    assert store.nbytes == ENTRY_BYTES + 4
 
 
 async def batch(gateway: Gateway, *requests: dict[str, Any], image: object = None) -> httpx.Response:

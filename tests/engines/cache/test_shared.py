@@ -3,84 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from engines.cache.shared import (
     LONGEST_PAUSE,
     MOST_LEASES,
+    RENEWALS,
     Claim,
     Found,
     Leased,
     LeaseLost,
     claim_or_wait,
     held,
-    insist,
+    yield_no_more,
 )
 from tests.jumping_loop import run_jumping
-
-LEASE = 3.0
-
-
-class InMemory:
-    """One key's value and lease, by the event loop's clock."""
-
-    lease_seconds = LEASE
-
-    def __init__(self) -> None:
-        self.value: bytes | None = None
-        self.owner, self.until = "", 0.0
-        self.yielding = False
-        self.tokens = self.renewals = 0
-
-    def takes(self, nbytes: int) -> bool:
-        return True
-
-    async def claim(self, key: str, *, yielding: bool = False) -> Claim:
-        if self.value is not None:
-            return Found(self.value)
-        if now() < self.until and (yielding or not self.yielding):
-            return "busy"
-        self.tokens += 1
-        self.owner, self.until, self.yielding = str(self.tokens), now() + LEASE, yielding
-        return Leased(self.owner, yielding)
-
-    async def insist(self, key: str, token: str) -> bool:
-        held = await self.renew(key, token)
-        self.yielding = self.yielding and not held
-        return held
-
-    async def renew(self, key: str, token: str) -> bool:
-        if token != self.owner or now() >= self.until:
-            return False
-        self.renewals += 1
-        self.until = now() + LEASE
-        return True
-
-    def publish(self, key: str, encode: Callable[[], bytes], token: str | None) -> None:
-        self.value = encode()
-
-    def give_up(self, key: str, token: str) -> None:
-        self.until = 0.0
-
-    async def discard(self, key: str) -> bool:
-        self.value = None
-        return True
-
-    async def forget(self, key: str) -> None:
-        self.value, self.until = None, 0.0
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
+from tests.shared_level import LEASE, InMemory, now
 
 
 async def make(level: InMemory, seconds: float) -> None:
     """A replica that takes so long to make the value."""
     claim = await level.claim("a")
     assert isinstance(claim, Leased)
-    async with held(level, "a", claim.token):
+    async with held(level, "a", claim, asyncio.Event()):
         await asyncio.sleep(seconds)
     level.publish("a", lambda: b"made", claim.token)
 
@@ -137,13 +83,33 @@ def test_who_insists_on_a_lease_hears_that_it_was_lost() -> None:
     async def lose() -> None:
         level = InMemory()
         await level.claim("a", yielding=True)
-        await insist(level, "a", "1")
+        await yield_no_more(level, "a", "1")
         assert await level.claim("a") == "busy", "it yields no more"
         await level.forget("a")
         with pytest.raises(LeaseLost):
-            await insist(level, "a", "1")
+            await yield_no_more(level, "a", "1")
 
     run_jumping(lose())
+
+
+def test_a_lease_that_is_held_yields_until_somebody_is_in_a_hurry() -> None:
+    async def hold(level: InMemory, hurry: asyncio.Event) -> list[bool]:
+        lease, yielded = await level.claim("a", yielding=True), list[bool]()
+        assert isinstance(lease, Leased)
+        async with held(level, "a", lease, hurry):
+            for _ in range(2):
+                await asyncio.sleep(LEASE / RENEWALS / 4)  # sooner than it is renewed
+                yielded.append(level.yielding)
+                hurry.set()
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody holds it any more"
+        return yielded
+
+    async def hold_both() -> None:
+        hurry = asyncio.Event()
+        assert await hold(InMemory(), hurry) == [True, False]
+        assert await hold(InMemory(), hurry) == [False, False], "there was a hurry before"
+
+    run_jumping(hold_both())
 
 
 def test_a_lease_that_was_lost_is_not_asked_for_again() -> None:
@@ -161,7 +127,7 @@ def test_a_lease_that_was_lost_is_not_asked_for_again() -> None:
 def test_without_a_lease_nothing_is_renewed() -> None:
     async def hold() -> int:
         level = InMemory()
-        async with held(level, "a", None):
+        async with held(level, "a", None, asyncio.Event()):
             await asyncio.sleep(5 * LEASE)
         return level.renewals
 

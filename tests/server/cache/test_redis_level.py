@@ -14,13 +14,15 @@ import pytest
 
 from engines.cache.observer import CountingObserver
 from engines.cache.shared import Found, Leased, claim_or_wait
-from server.cache.lease import lease_key, value_key
+from server.cache.lease import forgotten_key, lease_key, value_key
 from server.cache.redis_level import RedisLevel, RedisLimits
 from tests.redis_fixture import RedisServer, slow_path
 from tests.waiting import until
 
 LIMITS = RedisLimits(budget=2.0, max_value=1 << 20, lease_seconds=20)
 """Patient, because the cores may be busy; tests of slowness are not."""
+
+VALUE, FORGOTTEN = (where("t:", "a").encode() for where in (value_key, forgotten_key))
 
 
 class Opened:
@@ -50,7 +52,7 @@ async def case(redis: RedisServer) -> AsyncIterator[Opened]:
 async def test_a_value_is_kept_for_its_time_and_discarded(case: Opened, redis: RedisServer) -> None:
     assert await case.level.put("a", b"value", seconds=50)
     assert await case.level.read("a", "image") == b"value"
-    assert await case.level.begin("a", 2, "image") == b"va"
+    assert await case.level.first_bytes("a", 2, "image") == b"va"
     with contextlib.closing(redis.client) as client:
         assert 40_000 < client.pttl(value_key("t:", "a")) <= 50_000
     await case.level.discard("a")
@@ -68,7 +70,7 @@ async def test_one_of_two_replicas_gets_the_lease_and_the_other_the_value(
         waiting = asyncio.create_task(claim_or_wait(other.level, "a"))
         case.level.publish("a", lambda: b"made", lease.token)
         assert await waiting == Found(b"made")
-    await until(lambda: redis.find() == [value_key("t:", "a").encode()])
+    await until(lambda: redis.find() == [VALUE])
 
 
 async def test_what_is_forgotten_is_not_put_by_whoever_was_making_it(
@@ -83,14 +85,14 @@ async def test_what_is_forgotten_is_not_put_by_whoever_was_making_it(
         await asyncio.sleep(0)
         going_on.set()
         await forgetting
-        assert redis.find() == [], "it was about to be put by the same replica"
+        assert redis.find() == [FORGOTTEN], "it was about to be put by the same replica"
 
         lease = await other.level.claim("a")
         assert isinstance(lease, Leased)
         await case.level.forget("a")
         other.level.publish("a", lambda: b"made", lease.token)
         await other.level.aclose()
-    assert redis.find() == [], "another replica was making it"
+    assert redis.find() == [FORGOTTEN], "another replica was making it"
 
 
 async def test_a_lease_that_is_given_up_goes_to_the_next(case: Opened, redis: RedisServer) -> None:
@@ -154,7 +156,31 @@ async def test_a_lease_yields_until_its_owner_insists(case: Opened, redis: Redis
     assert await case.level.claim("a") == "busy"
     await case.level.forget("a")
     assert not await case.level.insist("a", lease.token), "what was forgotten is not made for others"
-    assert redis.find() == []
+    assert redis.find() == [FORGOTTEN]
+
+
+async def test_who_has_lost_a_lease_gets_it_again_unless_the_value_was_forgotten(
+    case: Opened, redis: RedisServer
+) -> None:
+    lease = await case.level.claim("a", again=True)
+    assert isinstance(lease, Leased)
+    with contextlib.closing(redis.client) as client:
+        client.delete(lease_key("t:", "a"))  # as if its time had passed
+        assert isinstance(await case.level.claim("a", again=True), Leased)
+        await case.level.forget("a")
+        assert await case.level.claim("a", again=True) == "unavailable"
+        assert 3000_000 < client.pttl(FORGOTTEN) <= LIMITS.value_seconds * 1000
+    assert isinstance(await case.level.claim("a"), Leased), "who comes later knows nothing of it"
+    assert await case.level.claim("a", again=True) == "busy", "that one is waited for"
+
+
+async def test_a_full_redis_forgets(case: Opened, redis: RedisServer) -> None:
+    await case.level.put("a", b"value")
+    with contextlib.closing(redis.client) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", 1)
+        await case.level.forget("a")
+        assert VALUE not in redis.find()
 
 
 @pytest.mark.parametrize("insisted", [False, True])
