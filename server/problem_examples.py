@@ -51,7 +51,7 @@ FIELDS = {
     "invalid-request": FieldFault(field="prompt", message="Field required"),
     "image-not-found": FieldFault(field="image.id", message=DETAILS["image-not-found"]),
     "image-unreachable": FieldFault(field="image.url", message=DETAILS["image-unreachable"]),
-    "not-ready": FieldFault(field="mllm.reason", message="the server does not answer"),
+    "not-ready": FieldFault(field="mllm.reason", message="no server answers"),
     "id-in-use": FieldFault(field="id", message=DETAILS["id-in-use"]),
     "no-such-request": FieldFault(field="id", message=DETAILS["no-such-request"]),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from engines.errors import EngineError
 from engines.mllm.results import RoleHealth
 
 RETRY_SECONDS = 1.0
+KEPT_SECONDS = 1.0
+"""How long an answer serves all who ask: anybody may, and each look asks servers over connections of its own."""
+NO_SERVER = "no server answers"
 
 logger = logging.getLogger(__name__)
 Trouble = Callable[[], Awaitable[str]]
@@ -19,7 +23,10 @@ MllmHealth = Callable[[], Awaitable[Sequence[RoleHealth]]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must hold; `detail` says why it does not. Without one that is not `vital` it goes on, worse."""
+    """One thing that must hold; `detail` says why it does not, in words for anybody.
+
+    Without one that is not `vital` it goes on, worse.
+    """
 
     name: str
     ready: bool
@@ -31,7 +38,8 @@ class Readiness:
     """Ready when both vLLM servers are well and a warm-up request has passed through them and the vision engine.
 
     `warm_vision` runs the vision engine once, `try_request` one request through everything. `troubles` say by name
-    what is wrong with things that requests go on without, such as the shared level of the caches.
+    what is wrong with things that requests go on without, such as the shared level of the caches. Which vLLM server
+    is not well, and why, is in the log whenever a role comes or goes; outside only the role is told.
     """
 
     def __init__(
@@ -48,6 +56,8 @@ class Readiness:
         self._vision = Check("vision", False, "not warm yet")
         self._request = Check("warm_up", False, "no request has passed yet")
         self._asking: asyncio.Task[list[Check]] | None = None
+        self._answered = 0.0
+        self._was_ready: dict[str, bool] = {}
 
     async def warm_up(self) -> None:
         """Try the vision engine until it works, then requests until one passes."""
@@ -61,8 +71,8 @@ class Readiness:
         logger.info("ready: a warm-up request has passed")
 
     async def checks(self) -> list[Check]:
-        """Every check as it stands now; who asks at the same time gets the same answer."""
-        if self._asking is None or self._asking.done():
+        """Every check as it stood at most a second ago; who asks meanwhile gets the same answer."""
+        if self._asking is None or (self._asking.done() and self._is_old()):
             self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(self._asking)
 
@@ -74,10 +84,27 @@ class Readiness:
 
     async def _ask(self) -> list[Check]:
         """Asks both vLLM servers, and what requests go on without."""
-        return [*await self._roles(), self._vision, self._request, *await self._beside()]
+        try:
+            return [*await self._roles(), self._vision, self._request, *await self._beside()]
+        finally:
+            self._answered = time.monotonic()
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._answered >= KEPT_SECONDS
 
     async def _roles(self) -> list[Check]:
-        return [Check(f"mllm.{role.role}", role.healthy, role.detail) for role in await self._health()]
+        return [self._checked(role) for role in await self._health()]
+
+    def _checked(self, role: RoleHealth) -> Check:
+        name = f"mllm.{role.role}"
+        before = self._was_ready.get(name)
+        if role.healthy and before is False:
+            logger.info("%s is ready", name)
+        elif not role.healthy and before is not False:
+            level = logging.WARNING if before else logging.INFO  # a server that starts takes its time
+            logger.log(level, "%s is not ready: %s", name, role.detail)
+        self._was_ready[name] = role.healthy
+        return Check(name, role.healthy, "" if role.healthy else NO_SERVER)
 
     async def _beside(self) -> list[Check]:
         said = {name: await trouble() for name, trouble in self._troubles.items()}

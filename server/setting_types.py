@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from pydantic_settings import NoDecode
 
 from server.admission.limits import parse_limits
-from server.urls import http_url
+from server.urls import bare_http_url
 
 _REDIS = TypeAdapter(RedisDsn)
 
@@ -29,7 +29,9 @@ def _redis_url(url: str) -> str:
 
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 Hosts = Annotated[frozenset[str], NoDecode, BeforeValidator(_several)]
-Urls = Annotated[tuple[Annotated[str, AfterValidator(http_url)], ...], NoDecode, BeforeValidator(_several)]
+Urls = Annotated[
+    tuple[Annotated[str, AfterValidator(bare_http_url)], ...], NoDecode, BeforeValidator(_several)
+]
 
 
 def _checked_limits(limits: str) -> str:

@@ -157,7 +157,7 @@ class VllmServer:
     async def _become_ready(self) -> None:
         role = VllmRole(self.role, self.url)
         try:
-            while not (await role.health()).healthy:  # noqa: ASYNC110  # vLLM does not tell, it must be asked
+            while not (await role.probe()).well:  # noqa: ASYNC110  # vLLM does not tell, it must be asked
                 await asyncio.sleep(POLL_SECONDS)
             self._enter("warming")
             await warm_up(role, timeout=WARM_UP_SECONDS, pooled=self._pooled)

@@ -86,12 +86,8 @@ class TextStates:
 
 @dataclass(frozen=True, slots=True)
 class RoleHealth:
-    """Whether a role has a vLLM server that answers; `detail` says which one does not, and why.
-
-    `reached` is whether a connection could be made, of one server: one that is only slow has been reached.
-    """
+    """Whether a role has a vLLM server that answers; `detail` says which one does not, and why."""
 
     role: str
     healthy: bool
     detail: str = ""
-    reached: bool = True

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.mllm.image import MllmImage
-from engines.mllm.results import RoleHealth
+from engines.mllm.probe import Probe
 from engines.mllm.wire import Call, Carried, ChatChunk, ErrorBody, Generation, Pooling, Refusal, lines_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -38,6 +38,8 @@ RETRYABLE = frozenset({503})
 LAST_LINE = "data: [DONE]"
 FAULTS = (httpx.HTTPError, aiohttp.ClientError)
 """What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
+UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""What aiohttp raises without a connection. httpx's ConnectTimeout stands for more: that one was broken off, too."""
 LENGTHS = frozenset({"input_tokens", "input_text", "max_tokens", "max_completion_tokens"})
 """What vLLM names when a request does not fit into the model's context."""
 
@@ -58,21 +60,14 @@ class VllmRole:
     An image the server has seen is sent by name only, and one it has not with the first prefill of a call only, as
     vLLM takes them in their order; calls that come meanwhile wait until that one is being answered. Should the server
     have dropped it, or fail as if it had, the call is repeated with the data in each prefill once, while nothing has
-    been yielded. `headers` gives what goes along with a call that is about to be made. While the server is `left_out`
-    calls connect anew, as `health` always does: one whose name is gone may still answer on connections that are open.
+    been yielded. `headers` gives what goes along with a call that is about to be made. Calls go over connections that
+    are kept open, on which a server may still answer whose name is gone; `probe` always connects anew.
     """
 
-    def __init__(
-        self,
-        name: str,
-        url: str,
-        headers: Callable[[], Mapping[str, str]] = dict,
-        left_out: Callable[[], bool] = lambda: False,
-    ) -> None:
+    def __init__(self, name: str, url: str, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         self.name = name
         self.url = url
         self._headers = headers
-        self._left_out = left_out
         self._known = _RecentNames(KNOWN_IMAGES)
         self._tried = _RecentNames(KNOWN_IMAGES)
         self._on_the_way: dict[str, asyncio.Event] = {}
@@ -127,16 +122,13 @@ class VllmRole:
         finally:
             await response.aclose()
 
-    async def health(self) -> RoleHealth:
+    async def probe(self) -> Probe:
         """Look up the server's name, connect and ask whether it is well; never raises."""
         try:
             response = await self._anew.get("/health", timeout=HEALTH_SECONDS)
         except FAULTS as fault:
-            reached = not isinstance(fault, (httpx.ConnectError, httpx.ConnectTimeout))
-            return RoleHealth(self.name, False, f"{self.url}: {_words(fault)}", reached)
-        if response.is_success:
-            return RoleHealth(self.name, True)
-        return RoleHealth(self.name, False, f"{self.url} answers {response.status_code}")
+            return Probe(f"{self.url}: {_words(fault)}", reached=not isinstance(fault.__cause__, UNREACHED))
+        return Probe() if response.is_success else Probe(f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
         async with self._brought_once(request.image.digest):
@@ -181,11 +173,8 @@ class VllmRole:
 
     async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
         body = request.body(await _carried(request.image, data))
-        client = self._anew if self._left_out() else self._client
-        return await client.send(
-            client.build_request("POST", request.path, json=body, headers=self._headers()),
-            stream=stream,
-        )
+        post = self._client.build_request("POST", request.path, json=body, headers=self._headers())
+        return await self._client.send(post, stream=stream)
 
     def _chunk(self, line: str) -> ChatChunk | None:
         if line == LAST_LINE or not line.startswith("data: "):

@@ -66,6 +66,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> TorchRuntime:
 def open_gateway(runtime: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> OpenGateway:
     """Opens a gateway and waits until it is warm; keyword arguments are settings, but for the named ones."""
     monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("server.readiness.KEPT_SECONDS", 0.0)
 
     @asynccontextmanager
     async def opened(

@@ -79,7 +79,24 @@ async def test_not_ready_while_a_server_is_down(gateway: Gateway) -> None:
     assert (await gateway.client.get("/readyz")).status_code == 200
 
 
-async def test_who_asks_at_once_is_answered_by_one_look() -> None:
+async def test_which_server_is_down_and_why_is_for_the_log_alone(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway.mllm.healthy = False
+    with caplog.at_level("INFO", "server.readiness"):
+        for _ in range(3):
+            assert "as the test wants it" not in (await gateway.client.get("/readyz")).text
+        gateway.mllm.healthy = True
+        await gateway.client.get("/readyz")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "mllm.reason is not ready: down, as the test wants it"),
+        ("INFO", "mllm.reason is ready"),
+    ]
+
+
+async def test_who_asks_at_once_or_soon_after_is_answered_by_one_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looks = 0
 
     async def health() -> tuple[RoleHealth, ...]:
@@ -90,13 +107,17 @@ async def test_who_asks_at_once_is_answered_by_one_look() -> None:
 
     async def passes() -> None: ...
 
+    monkeypatch.setattr("server.readiness.KEPT_SECONDS", 600.0)
     readiness = Readiness(passes, passes, health)
     first = asyncio.create_task(readiness.checks())
     answers = asyncio.gather(*(readiness.checks() for _ in range(100)))
     await asyncio.sleep(0)
     first.cancel()  # who leaves takes nothing from the others
     assert len(await answers) == 100
+    for _ in range(1000):
+        await readiness.checks()
     assert looks == 1
+    monkeypatch.setattr("server.readiness.KEPT_SECONDS", 0.0)
     await readiness.checks()
     assert looks == 2
 

@@ -57,9 +57,30 @@ def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, na
         read_settings()
 
 
-@pytest.mark.parametrize("url", ["htp://me:s3cret@host", "http://me:s3cret@host:port"])
+@pytest.mark.parametrize(
+    "url", ["http://me:s3cret@host:8100", "https://me@host/vllm", f"{A},http://:s3cret@host"]
+)
+def test_a_server_is_named_without_a_user(url: str) -> None:
+    """Nothing could be asked there: aiohttp takes no such URL."""
+    with pytest.raises(
+        SettingsInvalid, match=r"concentrate_url.*//…@host.* has a user or a password"
+    ) as caught:
+        read_settings(reason_url=A, concentrate_url=url)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "htp://me:s3cret@host",
+        "http://me:s3cret@host:port",
+        "http://me:s3cret/5@host",
+        "http://me:x/s3cret@host",
+        "me:s3cret@host",
+    ],
+)
 def test_a_password_in_a_wrong_url_is_not_told(url: str) -> None:
-    with pytest.raises(SettingsInvalid, match=r"//…@host") as caught:
+    with pytest.raises(SettingsInvalid, match=r"…@host") as caught:
         read_settings(reason_url=url, concentrate_url=A)
     assert "s3cret" not in str(caught.value)
 

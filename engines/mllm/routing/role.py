@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 
 from engines.errors import MllmUnavailable
 from engines.mllm.results import RoleHealth
-from engines.mllm.role import RequestRefused, VllmRole
+from engines.mllm.role import KEEP_ALIVE_SECONDS, RequestRefused, VllmRole
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import Fitness, RoutingLimits
 from engines.mllm.wire import Call, ChatChunk, Generation
@@ -27,11 +28,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Server:
-    """One server, its record, and how many calls it is working on."""
+    """One server, its record, how many calls it is working on, and when something of an answer came last."""
 
     role: VllmRole
     fitness: Fitness
     outstanding: int = 0
+    answered: float = -math.inf
     ejected: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -45,6 +47,11 @@ class RoutedRole:
     A call that fails is made once more on another server, as long as the caller has been given no text. While
     every server is ejected all of them are asked again, and after the image's own one any other, so that the first
     that is back is found soon.
+
+    Servers that take no new connections are ejected, too, as those that are leaving, and get nothing while there is
+    another. Without another they go on getting calls over the connections that are open, first of all those that have
+    just answered on one: so an outage of the name service stops nothing that can go on. An only server that leaves
+    therefore works on until it ends, and what it has not finished by then fails.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class RoutedRole:
 
     def _server(self, url: str, limits: RoutingLimits) -> _Server:
         fitness = Fitness(limits, self._clock())
-        return _Server(VllmRole(self.name, url, self._observer.headers, lambda: not fitness.fit), fitness)
+        return _Server(VllmRole(self.name, url, self._observer.headers), fitness)
 
     def start(self) -> None:
         """Begin to probe the servers now and then."""
@@ -107,16 +114,18 @@ class RoutedRole:
                 yield chunk
 
     async def health(self) -> RoleHealth:
-        """Whether any server is well, and which ones are not; never raises.
+        """Whether any server is well or has just answered a call, and which ones are not well; never raises.
 
-        One that is left out is not waited for: it may hang, and its own probes will tell when it is back.
+        One that is left out is not waited for: it may hang, and its own probes will tell when it is back. What is
+        found counts for and against nobody: who asks, and how often, is not this role's to say.
         """
         asked = _fit(self._servers) or self._servers
         left_out = [server for server in self._servers if server not in asked]
-        every = await asyncio.gather(*(self._probe(server) for server in asked))
-        every += [RoleHealth(self.name, False, f"{server.url} is left out") for server in left_out]
-        detail = "; ".join(one.detail for one in every if not one.healthy)
-        return RoleHealth(self.name, any(one.healthy for one in every), detail)
+        probes = await asyncio.gather(*(server.role.probe() for server in asked))
+        faults = [probe.fault for probe in probes if not probe.well]
+        faults += [f"{server.url} is left out" for server in left_out]
+        healthy = any(probe.well for probe in probes) or bool(self._answering(self._servers))
+        return RoleHealth(self.name, healthy, "; ".join(faults))
 
     async def _stream_from(
         self, server: _Server, request: Generation, deadline: float
@@ -124,10 +133,13 @@ class RoutedRole:
         with self._working(server):
             async with aclosing(server.role.stream(request, deadline)) as chunks:
                 async for chunk in chunks:
+                    server.fitness.told()
+                    server.answered = self._clock()
                     yield chunk
 
     def _choose(self, request: Call) -> _Server:
-        return choose(_fit(self._servers) or self._servers, request.image.digest)
+        usable = _fit(self._servers) or self._answering(self._servers) or self._servers
+        return choose(usable, request.image.digest)
 
     def _other(self, failed: _Server, request: Call, fault: MllmUnavailable) -> _Server:
         """The server to ask in place of one that failed. Raises `fault` if there is none, or no use in it."""
@@ -137,19 +149,27 @@ class RoutedRole:
             raise fault
         log.warning("asking another %s server: %s", self.name, fault)
         self._observer.retried(self.name)
-        return choose(fit, request.image.digest) if fit else random.choice(others)
+        usable = fit or self._answering(others)
+        return choose(usable, request.image.digest) if usable else random.choice(others)
+
+    def _answering(self, servers: Sequence[_Server]) -> list[_Server]:
+        """Those that have told something so lately that a connection to them should still be open."""
+        since = self._clock() - KEEP_ALIVE_SECONDS
+        return [server for server in servers if server.answered > since]
 
     @contextmanager
     def _working(self, server: _Server) -> Iterator[None]:
         """Count a call as the server's work, and its end for or against the server."""
         server.outstanding += 1
         self._tell(server)
-        anew = not server.fitness.fit
         try:
             yield
-            server.fitness.succeeded(self._clock(), anew=anew)
-        except (RequestRefused, GeneratorExit):  # a stream that was closed had begun
-            server.fitness.succeeded(self._clock(), anew=anew)
+            self._succeeded(server)
+        except RequestRefused:
+            self._succeeded(server)
+            raise
+        except GeneratorExit:  # a stream that was closed had begun
+            server.fitness.succeeded(self._clock())
             raise
         except MllmUnavailable as fault:
             if server.fitness.failed(self._clock()):
@@ -158,6 +178,10 @@ class RoutedRole:
         finally:
             server.outstanding -= 1
             self._tell(server)
+
+    def _succeeded(self, server: _Server) -> None:
+        server.answered = self._clock()
+        server.fitness.succeeded(server.answered)
 
     async def _watch(self, server: _Server) -> None:
         while True:
@@ -169,15 +193,14 @@ class RoutedRole:
                     continue  # its next probe is due at another time now
             await self._probe(server)
 
-    async def _probe(self, server: _Server) -> RoleHealth:
+    async def _probe(self, server: _Server) -> None:
         was_fit = server.fitness.fit
-        health = await server.role.health()
-        if server.fitness.probed(health.healthy, self._clock(), reached=health.reached):
-            self._eject(server, health.detail)
+        probe = await server.role.probe()
+        if server.fitness.probed(probe, self._clock()):
+            self._eject(server, probe.fault)
         elif server.fitness.fit and not was_fit:
             log.warning("the %s server at %s is back", self.name, server.url)
         self._tell(server)
-        return health
 
     def _eject(self, server: _Server, why: str) -> None:
         log.warning("the %s server at %s is left out until it is well: %s", self.name, server.url, why)

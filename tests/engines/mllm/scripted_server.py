@@ -30,6 +30,10 @@ class Exchange:
     async def stream(self, *events: object) -> None:
         """Begin a response whose end is the connection's, and send some events, their JSON in UTF-8 as vLLM's."""
         self.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        await self.tell(*events)
+
+    async def tell(self, *events: object) -> None:
+        """Send more events of a response that has begun."""
         for event in events:
             data = event if isinstance(event, str) else json.dumps(event, ensure_ascii=False)
             self.writer.write(f"data: {data}\n\n".encode())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
@@ -177,15 +180,61 @@ async def test_a_server_that_speaks_no_http_is_unavailable(junk: bytes) -> None:
             await role.call(Pooling((PREFILL,)), PoolingAnswer, deadline())
         with pytest.raises(MllmUnavailable, match="the reason server at"):
             await text(role)
-        assert not (await role.health()).healthy
+        assert not (await role.probe()).well
         await role.aclose()
+
+
+async def break_off(exchange: Exchange) -> None:
+    exchange.writer.close()
+
+
+async def reset(exchange: Exchange) -> None:
+    exchange.writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
+    exchange.writer.close()
+
+
+async def say_nothing(exchange: Exchange) -> None:
+    await exchange.until_left()
+
+
+@pytest.mark.parametrize("reply", [break_off, reset, say_nothing])
+async def test_a_server_that_took_the_connection_has_been_reached(
+    reply: Callable[[Exchange], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.mllm.role.HEALTH_SECONDS", 0.5)
+    async with scripted_server(reply) as server:
+        role = VllmRole("reason", server.url)
+        probe = await role.probe()
+        await role.aclose()
+    assert (probe.well, probe.reached) == (False, True)
+
+
+async def test_one_that_takes_none_has_not(unused_tcp_port: int) -> None:
+    for host in (f"127.0.0.1:{unused_tcp_port}", "no-such-host.invalid"):
+        role = VllmRole("reason", f"http://{host}")
+        probe = await role.probe()
+        await role.aclose()
+        assert (probe.well, probe.reached) == (False, False)
+        assert host.partition(":")[0] in probe.fault
+
+
+async def test_one_whose_name_nobody_looks_up_in_time_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("engines.mllm.role.HEALTH_SECONDS", 0.1)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait(5.0))
+    role = VllmRole("reason", "http://pod.test")
+    probe = await role.probe()
+    answered.set()
+    await role.aclose()
+    assert (probe.well, probe.reached) == (False, False)
 
 
 async def test_a_server_whose_name_is_gone_is_not_well_though_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Neither does a call reach it that connects anew, as it does while the server is left out."""
-    names, look_up, left_out = {"pod.test": "127.0.0.1"}, socket.getaddrinfo, False
+    names, look_up = {"pod.test": "127.0.0.1"}, socket.getaddrinfo
 
     def addresses(host: str, *rest: object, **more: object) -> object:
         if host.endswith(".test") and host not in names:
@@ -194,16 +243,12 @@ async def test_a_server_whose_name_is_gone_is_not_well_though_it_answers(
 
     monkeypatch.setattr(socket, "getaddrinfo", addresses)
     async with lasting_server() as server:
-        role = VllmRole("reason", f"http://pod.test:{server.port}", left_out=lambda: left_out)
-        assert (await role.health()).healthy
+        role = VllmRole("reason", f"http://pod.test:{server.port}")
+        assert (await role.probe()).well
         assert await text(role) == "ab"
         del names["pod.test"]
-        assert not (await role.health()).healthy
+        assert not (await role.probe()).well
         assert await text(role) == "ab"
-        left_out = True
-        with pytest.raises(MllmUnavailable, match=r"pod\.test"):
-            await text(role)
         names["pod.test"] = "127.0.0.1"
-        assert (await role.health()).healthy
-        assert await text(role) == "ab"
+        assert (await role.probe()).well
         await role.aclose()

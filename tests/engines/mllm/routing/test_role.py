@@ -26,9 +26,14 @@ VECTOR = {"index": 0, "object": "embedding", "embedding": base64.b64encode(bytes
 
 @dataclass
 class StandIn:
-    """In a vLLM server's place: well or `sick`, silent, breaking off, or holding its answers back at a `gate`."""
+    """In a vLLM server's place: well or `sick`, silent, breaking off, or holding its answers back at a `gate`.
+
+    One that is `slow` says nothing of its health; one that `runs_on` tells its first word until it is to end.
+    """
 
     sick: bool = False
+    slow: bool = False
+    runs_on: bool = False
     refusing: bool = False
     words: tuple[str, ...] = ("a", "b")
     breaks_after: int | None = None
@@ -47,6 +52,8 @@ class StandIn:
     async def reply(self, exchange: Exchange) -> None:
         if exchange.path == "/health":
             self.health_asked += 1
+            if self.slow:
+                await exchange.until_left()
             await exchange.respond({}, 503 if self.sick else 200)
             return
         self.asked.append(exchange.path)
@@ -61,7 +68,11 @@ class StandIn:
     async def _stream(self, exchange: Exchange) -> None:
         chunks = [{"choices": [{"delta": {"content": word}}]} for word in ("", *self.words)]
         end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
-        await exchange.stream(*[*chunks, end, "[DONE]"][: self.breaks_after])
+        await exchange.stream()
+        while self.runs_on:
+            await exchange.tell(chunks[1])
+            await asyncio.sleep(0.01)
+        await exchange.tell(*[*chunks, end, "[DONE]"][: self.breaks_after])
 
 
 @dataclass
@@ -244,6 +255,19 @@ async def test_a_server_returns_after_a_probe_and_is_asked_again() -> None:
         assert those.asked() == [1, 1]
 
 
+async def test_a_server_that_streams_is_not_left_out_though_its_probes_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engines.mllm.role.HEALTH_SECONDS", 0.1)
+    async with farm(1, LIMITS, watch=True) as those:
+        home = those.servers[0]
+        home.slow, home.runs_on = True, True
+        async for _ in those.texts():
+            home.runs_on = home.health_asked < 5
+        assert home.health_asked >= 5
+        assert those.heard.ejections == []
+
+
 async def test_the_ejected_one_is_probed_after_its_own_pause() -> None:
     """Not when the probe that was due while it was well would have come."""
     limits = RoutingLimits(failures=1, first_pause=0.05, longest_pause=0.1, probe_every=600)
@@ -270,8 +294,20 @@ async def test_health_does_not_wait_for_a_server_that_is_left_out() -> None:
         hung = those.servers[0]
         hung.sick = True
         for _ in range(2):
-            await those.role.health()
-        assert hung.health_asked == 2
+            await those.call()
         health = await those.role.health()
-        assert (health.healthy, hung.health_asked) == (True, 2)
+        assert (health.healthy, hung.health_asked) == (True, 0)
         assert f"{hung.url} is left out" in health.detail
+
+
+async def test_health_ejects_nobody_and_brings_nobody_back() -> None:
+    async with farm(1) as those:
+        home = those.servers[0]
+        home.sick = True
+        for _ in range(5):
+            assert not (await those.role.health()).healthy
+        assert those.heard.ejections == []
+        await those.ejected()
+        home.sick = False
+        assert (await those.role.health()).healthy
+        assert not those.heard.fit[home.url]
