@@ -55,7 +55,8 @@ async def test_features_are_answered_as_the_pixels_are(
 
 async def state(client: MllmClient, image: MllmImage, prompt: str, reasoning: str) -> NDArray[np.float32]:
     found = await client.concentrate(image, prompt, reasoning, ["modal"], 1, timeout=SECONDS)
-    return found["modal"][0]
+    state: NDArray[np.float32] = found["modal"][0]
+    return state
 
 
 async def test_known_features_are_only_named(served_model: ServedModel, tower: Tower) -> None:
