@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from engines.mllm.image import MllmImage, MllmImageConfig, prepare_image
+from engines.mllm.image import Content, MllmImage, MllmImageConfig, as_bitmap, prepare_image
 from engines.vision.config import Fit
 from engines.vision.preprocess import Prepared, prepare
 
@@ -25,19 +26,21 @@ class PreparedImage:
     @property
     def nbytes(self) -> int:
         """Bytes it holds in memory."""
-        return len(self.mllm.data_url) + self.vision.pixels.nbytes
+        return self.mllm.content.nbytes + self.vision.pixels.nbytes
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePreparer:
     """Makes `PreparedImage`s for one bundle.
 
-    `image_size` is S, the side of the vision encoder's square; `fit` how an image comes to fill it.
+    `image_size` is S, the side of the vision encoder's square; `fit` how an image comes to fill it; `content` makes
+    what the language model's servers get of one that has its size.
     """
 
     mllm: MllmImageConfig
     image_size: int
     fit: Fit = "corner"
+    content: Callable[[Image.Image], Content] = as_bitmap
 
     def prepare(self, image: Image.Image, digest: str) -> PreparedImage:
         """Both forms of an upright RGB image. Blocking: call it in a worker thread. Raises `ImageRejected`."""
@@ -45,6 +48,6 @@ class ImagePreparer:
             digest,
             image.width,
             image.height,
-            prepare_image(image, digest, self.mllm),
+            prepare_image(image, digest, self.mllm, self.content),
             prepare(np.asarray(image), self.image_size, self.fit),
         )

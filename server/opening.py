@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+
+from PIL import Image
 
 from engines.bundles import Bundle
 from engines.errors import BackendUnavailable
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
+from engines.mllm.image import Content, as_bitmap
 from engines.mllm.launcher import VllmServers
 from engines.mllm.tap.inbox import StatesInbox, open_inbox
-from engines.mllm.vllm_config import Role
+from engines.mllm.vllm_config import Role, installed_device
 from engines.mllm.written import DecisionHead
+from engines.sight import knows_tower, open_tower
 from engines.vision.runtimes import open_runtime
 from server.fitting import wanted_roles
 from server.services import Engines
@@ -53,18 +57,30 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         inbox: StatesInbox | None = None
         roles = wanted_roles(settings, bundle)
         urls = given_urls(settings, roles)
+        sees_here = _sees_here(settings, bundle, launches=not urls)
         if not urls:
             if roles != bundle.roles:
                 inbox = await stack.enter_async_context(open_inbox())
             address = inbox.address if inbox else None
             servers = VllmServers(
-                settings.vllm, bundle.mllm_path, settings.log_dir, roles, bundle.pooled, address
+                settings.vllm,
+                bundle.mllm_path,
+                settings.log_dir,
+                roles,
+                bundle.pooled,
+                address,
+                sees=not sees_here,
             )
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
             open_runtime, settings.vision, bundle.vision_path, settings.vision_threads, settings.cache_dir
         )
         stack.callback(vision.close)
+        content: Callable[[Image.Image], Content] = as_bitmap
+        if sees_here:
+            tower = await asyncio.to_thread(open_tower, bundle.mllm_path, settings.vision_threads)
+            stack.callback(tower.close)
+            content = tower.content
         tokens = SpecialTokens.load(bundle.mllm_path, bundle.answer.words())
         if servers:
             urls = {role: (url,) for role, url in servers.urls.items()}
@@ -80,7 +96,23 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
             observer=observer,
         )
         mllm = await stack.enter_async_context(client)
-        yield OpenEngines(Engines.of(bundle, mllm, vision), servers)
+        yield OpenEngines(Engines.of(bundle, mllm, vision, content), servers)
+
+
+def _sees_here(settings: Settings, bundle: Bundle, *, launches: bool) -> bool:
+    """Whether the gateway runs the language model's image tower; `launches` is whether it starts vLLM's servers."""
+    match settings.image_tower:
+        case "gateway" if not knows_tower(bundle.mllm_path):
+            raise BackendUnavailable(
+                "image_tower=gateway needs OpenVINO (pip install '.[cpu]') and a Qwen2.5-VL each of whose blocks sees "
+                f"the whole image, unlike that of {bundle.name}: leave the tower to vLLM"
+            )
+        case "gateway":
+            return True
+        case "auto":
+            return launches and installed_device() == "cpu" and knows_tower(bundle.mllm_path)
+        case "vllm":
+            return False
 
 
 def given_urls(settings: Settings, roles: Sequence[Role]) -> dict[Role, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from engines.deadline import Deadline
 from engines.embeddings import EncoderIdentity, SharedEmbeddings
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.answer import AnswerFormat
+from engines.mllm.image import Content, as_bitmap
 from engines.mllm.interface import Mllm
 from engines.mllm.results import RoleHealth
 from engines.pipeline import Pipeline
@@ -63,9 +64,15 @@ class Engines:
     encoder: EncoderIdentity
 
     @classmethod
-    def of(cls, bundle: Bundle, mllm: MllmWithHealth, vision: VisionRuntime) -> Engines:
-        """The engines that serve `bundle`."""
-        preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size, bundle.vision.fit)
+    def of(
+        cls,
+        bundle: Bundle,
+        mllm: MllmWithHealth,
+        vision: VisionRuntime,
+        content: Callable[[Image.Image], Content] = as_bitmap,
+    ) -> Engines:
+        """The engines that serve `bundle`; `content` makes what vLLM gets of an image."""
+        preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size, bundle.vision.fit, content)
         return cls(
             bundle.name,
             bundle.grounder,

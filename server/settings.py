@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         (), description="vLLM servers that run elsewhere, between commas; of all roles or of none"
     )
     concentrate_url: Urls = Field((), description="vLLM pooling servers that run elsewhere, between commas")
+    image_tower: Literal["auto", "gateway", "vllm"] = Field(
+        "auto",
+        description="who runs the language model's image tower: each vLLM server, or the gateway, once for all; "
+        "auto: the gateway, where it starts them on a CPU and knows the tower",
+    )
     concentrate: Literal["server", "tap"] = Field(
         "server",
         description="where hidden states come from: a second vLLM `server`, or a `tap` in the one that reasons, which "

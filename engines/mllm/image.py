@@ -1,11 +1,13 @@
-"""The image as the language model gets it: resized here exactly as its own processor would, then a BMP."""
+"""The image as the language model gets it: resized here exactly as its own processor would."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
@@ -42,15 +44,48 @@ class MllmImageConfig(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class MllmImage:
-    """One image, ready to be sent: `digest` names it to vLLM, `data_url` is a BMP; sizes in pixels.
+Payload = Mapping[str, str]
+"""The part of a message that brings an image, without its type and the image's name."""
 
-    A BMP is three times as long as a PNG, and is written and read, by two servers, in a tenth of the time.
+
+class Content(Protocol):
+    """What vLLM gets of an image, under the name of its part's type; `nbytes` is what it holds in memory."""
+
+    @property
+    def kind(self) -> Literal["image_url", "image_embeds"]: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    async def payload(self) -> Payload: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bitmap:
+    """The pixels, for vLLM's own image tower: `data_url` is a BMP.
+
+    It is three times as long as a PNG, and is written and read, by two servers, in a tenth of the time.
     """
 
+    data_url: str
+    kind: Literal["image_url"] = "image_url"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the text."""
+        return len(self.data_url)
+
+    async def payload(self) -> Payload:
+        """It is there already."""
+        return {"url": self.data_url}
+
+
+@dataclass(frozen=True, slots=True)
+class MllmImage:
+    """One image, ready to be sent: `digest` names it to vLLM, `content` is what vLLM gets of it; sizes in pixels."""
+
     digest: str
-    data_url: str = field(repr=False)
+    content: Content = field(repr=False)
     width: int
     height: int
 
@@ -103,16 +138,31 @@ def _nearest_fit(ratio: float, config: MllmImageConfig) -> tuple[int, int]:
     return rows * config.factor, columns * config.factor
 
 
-def prepare_image(image: Image.Image, digest: str, config: MllmImageConfig) -> MllmImage:
-    """Resize an image for the language model and encode it; blocking, so call it in a worker thread.
-
-    Raises ImageRejected as `smart_resize` does.
-    """
+def fit_image(image: Image.Image, config: MllmImageConfig) -> Image.Image:
+    """An image as the language model sees it, RGB, in its size. Raises ImageRejected as `smart_resize` does."""
     height, width = smart_resize(image.height, image.width, config)
-    resized = image.convert("RGB")
-    if resized.size != (width, height):
-        resized = resized.resize((width, height), Image.Resampling.BICUBIC)
+    fitted = image.convert("RGB")
+    return (
+        fitted if fitted.size == (width, height) else fitted.resize((width, height), Image.Resampling.BICUBIC)
+    )
+
+
+def as_bitmap(image: Image.Image) -> Bitmap:
+    """An image's pixels for vLLM."""
     buffer = io.BytesIO()
-    resized.save(buffer, format="BMP")
-    encoded = base64.b64encode(buffer.getbuffer()).decode("ascii")
-    return MllmImage(digest, f"data:image/bmp;base64,{encoded}", width, height)
+    image.save(buffer, format="BMP")
+    return Bitmap(f"data:image/bmp;base64,{base64.b64encode(buffer.getbuffer()).decode('ascii')}")
+
+
+def prepare_image(
+    image: Image.Image,
+    digest: str,
+    config: MllmImageConfig,
+    content: Callable[[Image.Image], Content] = as_bitmap,
+) -> MllmImage:
+    """Resize an image for the language model; blocking, so call it in a worker thread.
+
+    `content` makes what vLLM gets of the resized one. Raises ImageRejected as `smart_resize` does.
+    """
+    fitted = fit_image(image, config)
+    return MllmImage(digest, content(fitted), fitted.width, fitted.height)

@@ -187,9 +187,11 @@ class VllmServers:
         roles: Sequence[Role] = ("reason", "concentrate"),
         pooled: Pooled = "last",
         inbox: Path | None = None,
+        *,
+        sees: bool = True,
     ) -> None:
         """`pooled` is whose state a concentrate server gives. With `inbox`, the address of one, a reason server sends
-        its own there.
+        its own there. `sees` is whether they run the image tower, and are not sent features.
 
         Raises BackendUnavailable if vLLM is not installed, if nothing can compile a model that should be compiled, or
         if states should be sent, or tokens guessed, by a vLLM that cannot.
@@ -213,7 +215,7 @@ class VllmServers:
             port = ports[role]
             command = Command(
                 [
-                    *yielding(role, device),
+                    *yielding(role, device, sees=sees),
                     sys.executable,
                     *arguments(config, role, device, model, port, pooled, tapped=inbox is not None),
                 ],
@@ -300,7 +302,6 @@ async def _spawn(command: Command) -> tuple[asyncio.subprocess.Process, asyncio.
             stdin=asyncio.subprocess.DEVNULL,
             stdout=writing,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
         )
     finally:
         os.close(writing)  # the reader ends, and closes its side, when the command's side is closed too

@@ -5,6 +5,9 @@ vLLM starts processes that a signal to its first one does not reach. The kernel 
 dies, even by SIGKILL; orphans of the command are handed to the leash, wherever they have moved. On SIGTERM, on
 the parent's death and on the command's own end, it ends the whole tree, then exits with the command's status.
 
+What a terminal sends to whoever asked does not reach the command, as that is a process group of its own. It is no
+session of its own: between sessions Linux weighs no priorities (sched(7), autogroup), and vLLM's are lower on a CPU.
+
 It is run as a file and imports nothing of the project. Linux only. The parent's thread that starts it must live as
 long as the command should: the kernel counts a thread's end as the parent's death.
 """
@@ -33,6 +36,7 @@ def leashed(command: Sequence[str], grace: float) -> list[str]:
 def main(parent: int, grace: float, command: list[str]) -> int:
     """Run `command` until it or `parent` ends or a signal comes; returns an exit status as a shell would."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WAKING)
+    os.setpgid(0, 0)
     _prctl(SET_CHILD_SUBREAPER, 1)
     _prctl(SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

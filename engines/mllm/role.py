@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import aiohttp
 import httpx
@@ -16,11 +16,14 @@ from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
+from engines.mllm.image import MllmImage
 from engines.mllm.probe import Probe
-from engines.mllm.wire import Call, ChatChunk, ErrorBody, Generation, ImageData, Pooling, Refusal, lines_of
+from engines.mllm.wire import Call, Carried, ChatChunk, ErrorBody, Generation, Pooling, Refusal, lines_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
+ImageData = Literal["each", "first", "none"]
+"""With which prefills of a call the image's data goes; with the others it is only named."""
 CONNECT_SECONDS = 3.0
 KEEP_ALIVE_SECONDS = 4.0
 """Below the five seconds after which vLLM's server closes an idle connection."""
@@ -169,9 +172,8 @@ class VllmRole:
         return "first" if isinstance(request, Pooling) and len(request.prefills) > 1 else "each"
 
     async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
-        post = self._client.build_request(
-            "POST", request.path, json=request.body(data), headers=self._headers()
-        )
+        body = request.body(await _carried(request.image, data))
+        post = self._client.build_request("POST", request.path, json=body, headers=self._headers())
         return await self._client.send(post, stream=stream)
 
     def _chunk(self, line: str) -> ChatChunk | None:
@@ -206,6 +208,13 @@ class VllmRole:
             raise MllmUnavailable(f"the {self.name} server at {self.url}: {_words(fault)}") from fault
         except ValidationError as fault:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
+
+
+async def _carried(image: MllmImage, data: ImageData) -> Carried:
+    if data == "none":
+        return Carried()
+    payload = await image.content.payload()
+    return Carried(payload) if data == "first" else Carried.with_each(payload)
 
 
 def _http(url: str, connections: Callable[[], aiohttp.ClientSession]) -> httpx.AsyncClient:

@@ -30,7 +30,8 @@ QUIET = {
 """Nothing goes to the network: the model is a directory."""
 
 
-NICENESS = 10
+NICENESS = 9
+"""How much lower the priority of a server is that gives way, on a CPU that it shares."""
 WORKER, GUESSER = "engines.mllm.worker.worker.Worker", "engines.mllm.worker.guesser.Guesser"
 GPU_SHARE = 0.9
 """Of a GPU's memory, for all servers together; the vision engine has the rest."""
@@ -139,7 +140,7 @@ def arguments(
         *("--model", str(model), "--served-model-name", "mllm", "--generation-config", "vllm"),
         *("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"),
         *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel_size)),
-        *("--limit-mm-per-prompt", json.dumps({"image": 1})),
+        *("--limit-mm-per-prompt", json.dumps({"image": 1}), "--enable-mm-embeds"),
         *("--mm-processor-cache-gb", str(config.mm_cache_gib)),
         *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
         *_memory(config, device),
@@ -153,12 +154,15 @@ def arguments(
     ]
 
 
-def yielding(role: Role, device: Device) -> list[str]:
-    """What stands before the command line.
+def yielding(role: Role, device: Device, *, sees: bool = True) -> list[str]:
+    """What stands before the command line: on a CPU those that can wait give way.
 
-    On a CPU the concentrate server gives way to the reason server: what it reads meanwhile is wanted only afterwards.
+    The concentrate server does to the reason server: what it reads meanwhile is wanted only afterwards. Servers whose
+    own image tower is not used (`sees`) do to the gateway: what they do not get to do at once they do in fewer, larger
+    steps, each of which costs hardly more. One that sees is itself what all wait for.
     """
-    return ["nice", "-n", str(NICENESS)] if (role, device) == ("concentrate", "cpu") else []
+    steps = (role == "concentrate") + (not sees)
+    return ["nice", "-n", str(NICENESS * steps)] if device == "cpu" and steps else []
 
 
 def environment(

@@ -13,12 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from engines.mllm.image import MllmImage
+from engines.mllm.image import MllmImage, Payload
 
 CONTINUE: Mapping[str, object] = {"add_generation_prompt": False, "continue_final_message": True}
 """The last message is the assistant's text so far; the model goes on from its last character."""
-ImageData = Literal["each", "first", "none"]
-"""With which prefills of a call the image's data goes; with the others it is only named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What of its image goes with a call's first prefill, and with its others; without it the image is only named."""
+
+    first: Payload | None = None
+    others: Payload | None = None
+
+    @classmethod
+    def with_each(cls, payload: Payload) -> Carried:
+        """All of it with every prefill."""
+        return cls(payload, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +40,10 @@ class Prefill:
     user: str
     assistant: str
 
-    def messages(self, *, with_data: bool) -> list[dict[str, object]]:
-        """The conversation. Without data the image is only named: the server must have seen it before."""
-        url = {"url": self.image.data_url} if with_data else None
-        image = {"type": "image_url", "image_url": url, "uuid": self.image.digest}
+    def messages(self, payload: Payload | None) -> list[dict[str, object]]:
+        """The conversation. Without its payload the image is only named: the server must have seen it before."""
+        kind = self.image.content.kind
+        image = {"type": kind, kind: payload, "uuid": self.image.digest}
         text = {"type": "text", "text": self.user}
         return [
             {"role": "user", "content": [image, text]},
@@ -53,11 +64,10 @@ class Generation:
         """The image the call is about."""
         return self.prefill.image
 
-    def body(self, data: ImageData) -> dict[str, object]:
+    def body(self, image: Carried) -> dict[str, object]:
         """The request's JSON. Decoding is greedy, so that one request has one answer."""
-        messages = self.prefill.messages(with_data=data != "none")
         return {
-            "messages": messages,
+            "messages": self.prefill.messages(image.first),
             "temperature": 0.0,
             "skip_special_tokens": False,
             **CONTINUE,
@@ -77,13 +87,10 @@ class Pooling:
         """The image the call is about."""
         return self.prefills[0].image
 
-    def body(self, data: ImageData) -> dict[str, object]:
+    def body(self, image: Carried) -> dict[str, object]:
         """The request's JSON: states as the model has them, not normalised, float32 in base64."""
         first, *others = self.prefills
-        batch = [
-            first.messages(with_data=data != "none"),
-            *(prefill.messages(with_data=data == "each") for prefill in others),
-        ]
+        batch = [first.messages(image.first), *(prefill.messages(image.others) for prefill in others)]
         encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
         return {"messages": batch, "use_activation": False, **encoding, **CONTINUE}
 
@@ -96,9 +103,9 @@ class Reading:
     user: str
     path: str = "/pooling"
 
-    def body(self, data: ImageData) -> dict[str, object]:
+    def body(self, image: Carried) -> dict[str, object]:
         """The request's JSON: states as the model has them, not normalised, float32 in base64."""
-        messages = Prefill(self.image, self.user, "").messages(with_data=data != "none")[:1]
+        messages = Prefill(self.image, self.user, "").messages(image.first)[:1]
         encoding = {"encoding_format": "base64", "embed_dtype": "float32", "endianness": "little"}
         return {"messages": messages, "use_activation": False, "add_generation_prompt": False, **encoding}
 

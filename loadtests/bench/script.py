@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -21,8 +22,9 @@ from engines.events import MaskType, Rle
 from engines.images import ImagePreparer, PreparedImage
 from engines.mllm.decision import Question, ask_count, ask_decision, count_objects, p_modal
 from engines.mllm.grammar import SpecialTokens
+from engines.mllm.image import Content, as_bitmap
 from engines.mllm.results import Written
-from engines.mllm.wire import ChatAnswer, ChatChunk, Generation, Pooling, PoolingAnswer, Prefill
+from engines.mllm.wire import Carried, ChatAnswer, ChatChunk, Generation, Pooling, PoolingAnswer, Prefill
 from engines.mllm.written import WrittenAnswer
 from engines.vision.masks import finish
 from engines.vision.runtimes.base import DecodeItem, Embedding, VisionRuntime
@@ -35,12 +37,20 @@ class PlainScript:
 
     name = "script"
 
-    def __init__(self, bundle: Bundle, reason_url: str, concentrate_url: str, runtime: VisionRuntime) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        reason_url: str,
+        concentrate_url: str,
+        runtime: VisionRuntime,
+        content: Callable[[Image.Image], Content] = as_bitmap,
+    ) -> None:
+        """`content` makes what vLLM gets of an image."""
         self._answer = bundle.answer
         self._ending = WrittenAnswer(bundle.answer)
         self._threshold = bundle.mask_threshold
         self._tokens = SpecialTokens.load(bundle.mllm_path)
-        self._preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size)
+        self._preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size, content=content)
         self._runtime = runtime
         self._encoding, self._decoding = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.vectors = np.empty((0, 0), np.float32)
@@ -103,7 +113,8 @@ class PlainScript:
             self._prefill(image, prompt, self._answer.opened()), self._reasoning_options(image, prompt)
         )
         text = ""
-        async with self._reasoner.stream("POST", request.path, json=request.body("each")) as answer:
+        body = request.body(await _carried(request))
+        async with self._reasoner.stream("POST", request.path, json=body) as answer:
             answer.raise_for_status()
             async for line in answer.aiter_lines():
                 if line.startswith(DATA) and line != f"{DATA}[DONE]":
@@ -184,6 +195,10 @@ class PlainScript:
         return PoolingAnswer.model_validate(await self._post(self._concentrator, request)).vectors()
 
     async def _post(self, http: httpx.AsyncClient, request: Generation | Pooling) -> Any:
-        answer = await http.post(request.path, json=request.body("each"))
+        answer = await http.post(request.path, json=request.body(await _carried(request)))
         answer.raise_for_status()
         return json.loads(answer.content)
+
+
+async def _carried(request: Generation | Pooling) -> Carried:
+    return Carried.with_each(await request.image.content.payload())

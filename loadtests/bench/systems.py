@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx
+from PIL import Image
 
 from engines.bundles import Bundle
+from engines.mllm.image import Content, as_bitmap
 from engines.mllm.launcher import VllmServers
 from engines.mllm.leash import leashed
 from engines.mllm.tap.inbox import StatesInbox, open_inbox
 from engines.mllm.vllm_config import VllmConfig
+from engines.sight import knows_tower, open_tower
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.reference import Reference
@@ -119,6 +122,7 @@ async def open_systems(
         script, command = await _script(stack, bundle, logs, config, tap=tap)
         runtime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
+        content = await sight(stack, bundle)
         await asyncio.to_thread(runtime.warm_up)
         pid, url = await stack.enter_async_context(gateway(command))
         yield Systems(
@@ -126,24 +130,36 @@ async def open_systems(
             litserve=await stack.enter_async_context(_other("litserve", path, logs)),
             fastapi=await stack.enter_async_context(_other("fastapi", path, logs)),
             gateway=Gateway(await stack.enter_async_context(SegmentClient(url)), pid),
-            script=await stack.enter_async_context(script(runtime)),
+            script=await stack.enter_async_context(script(runtime, content=content)),
             runtime=runtime,
         )
 
 
+async def sight(stack: AsyncExitStack, bundle: Bundle) -> Callable[[Image.Image], Content]:
+    """What makes vLLM's part of an image, as in the gateway: the image tower, where it can be run here."""
+    if not knows_tower(bundle.mllm_path):
+        return as_bitmap
+    tower = await asyncio.to_thread(open_tower, bundle.mllm_path)
+    stack.callback(tower.close)
+    return tower.content
+
+
 async def _script(
     stack: AsyncExitStack, bundle: Bundle, logs: Path, config: VllmConfig, *, tap: bool
-) -> tuple[Callable[[VisionRuntime], PlainScript], list[str]]:
+) -> tuple[Callable[..., PlainScript], list[str]]:
     """The script on vLLM servers that have been started for it, and the command line of a gateway like it."""
     if tap:
         inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs, config))
         tapped = partial(TappedScript, bundle, url, url, inbox=inbox)
         options = ("--concentrate", "tap", "--speculative-tokens", str(config.speculative_tokens))
         return tapped, serve_command(bundle.path, None, *options)
-    servers = await stack.enter_async_context(VllmServers(config, bundle.mllm_path, logs, bundle.roles))
+    seen = knows_tower(bundle.mllm_path)
+    servers = await stack.enter_async_context(
+        VllmServers(config, bundle.mllm_path, logs, bundle.roles, sees=not seen)
+    )
     await servers.wait_ready(START_SECONDS)
     plain = partial(PlainScript, bundle, servers.reason_url, servers.concentrate_url)
-    return plain, serve_command(bundle.path, servers)
+    return plain, serve_command(bundle.path, servers, "--image-tower", "gateway" if seen else "vllm")
 
 
 @asynccontextmanager
@@ -153,9 +169,10 @@ async def tapped_server(
     """A reason server that sends its hidden states to the inbox: that, and the server's URL."""
     folder = logs / f"tapped-{config.speculative_tokens}"
     folder.mkdir(exist_ok=True)
+    sees = not knows_tower(model)
     async with (
         open_inbox() as inbox,
-        VllmServers(config, model, folder, ("reason",), inbox=inbox.address) as servers,
+        VllmServers(config, model, folder, ("reason",), inbox=inbox.address, sees=sees) as servers,
     ):
         await servers.wait_ready(START_SECONDS)
         yield inbox, servers.reason_url
@@ -217,7 +234,6 @@ async def child_process(
             stdin=asyncio.subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,
             env=environment,
         )
     try:

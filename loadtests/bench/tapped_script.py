@@ -17,8 +17,8 @@ from loadtests.bench.script import PlainScript
 class TappedScript(PlainScript):
     """`PlainScript` whose reason server is tapped; what was not written is asked, one text after another."""
 
-    def __init__(self, *given: Any, inbox: StatesInbox) -> None:
-        super().__init__(*given)
+    def __init__(self, *given: Any, inbox: StatesInbox, **more: Any) -> None:
+        super().__init__(*given, **more)
         self._inbox = inbox
         self._told: dict[tuple[str, str], Told] = {}
 

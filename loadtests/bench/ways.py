@@ -38,11 +38,12 @@ from engines.errors import EngineError
 from engines.events import MaskType
 from engines.images import PreparedImage
 from engines.mllm.launcher import VllmServers
-from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device
+from engines.mllm.vllm_config import VllmConfig, arguments, environment, installed_device, yielding
+from engines.sight import knows_tower
 from engines.vision.runtimes import open_runtime
 from engines.vision.runtimes.base import VisionRuntime
 from loadtests.bench.script import PlainScript
-from loadtests.bench.systems import START_SECONDS, child_server, free_port, tapped_server
+from loadtests.bench.systems import START_SECONDS, child_server, free_port, sight, tapped_server
 from loadtests.bench.tapped_script import TappedScript
 from loadtests.bench.trials import milliseconds, process_cpu_ms, spell
 from loadtests.load.questions import as_new, demo_pictures
@@ -123,13 +124,15 @@ def processes_at(url: str) -> list[int]:
 async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIterator[dict[str, Way]]:
     """Start the servers, one after another. Raises EngineError."""
     bundle = Bundle.load(path)
+    sees = not knows_tower(bundle.mllm_path)
     async with AsyncExitStack() as stack:
         stock = await stack.enter_async_context(
-            VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles)
+            VllmServers(VllmConfig(), bundle.mllm_path, logs, bundle.roles, sees=sees)
         )
         await stock.wait_ready(START_SECONDS)
         runtime: VisionRuntime = await asyncio.to_thread(open_runtime, "auto", bundle.vision_path)
         stack.callback(runtime.close)
+        content = await sight(stack, bundle)
         asked: dict[str, tuple[Callable[..., PlainScript], str]] = {STOCK: (PlainScript, stock.reason_url)}
         for name in further:
             if name in (TAP_WAY, GUESS_WAY):
@@ -137,24 +140,30 @@ async def open_ways(path: Path, logs: Path, further: Collection[str]) -> AsyncIt
                 inbox, url = await stack.enter_async_context(tapped_server(bundle.mllm_path, logs, config))
                 asked[name] = (partial(TappedScript, inbox=inbox), url)
             else:
-                url = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs))
+                url = await stack.enter_async_context(further_server(name, bundle.mllm_path, logs, sees=sees))
                 asked[name] = (PresumingScript if name == NGRAM_WAY else PlainScript, url)
         ways = {}
         for name, (kind, url) in asked.items():
-            script = await stack.enter_async_context(kind(bundle, url, stock.concentrate_url, runtime))
+            script = await stack.enter_async_context(
+                kind(bundle, url, stock.concentrate_url, runtime, content=content)
+            )
             servers = {"reason": url, "concentrate": stock.concentrate_url}
             ways[name] = Way(script, {role: processes_at(at) for role, at in servers.items()})
         yield ways
 
 
 @asynccontextmanager
-async def further_server(name: str, model: Path, logs: Path) -> AsyncIterator[str]:
+async def further_server(name: str, model: Path, logs: Path, *, sees: bool) -> AsyncIterator[str]:
     """The URL of a reason server that speculates, which the launcher would not have (see above), or runs uncompiled."""
     port, device = free_port(), installed_device()
     flags = ("--speculative-config", json.dumps(NGRAM)) if name == NGRAM_WAY else ()
     config = VllmConfig(reason_flags=flags, compile=False if name == "eager" else None)
     config = config.for_roles(1, device)
-    command = [sys.executable, *arguments(config, "reason", device, model, port)]
+    command = [
+        *yielding("reason", device, sees=sees),
+        sys.executable,
+        *arguments(config, "reason", device, model, port),
+    ]
     surroundings = environment(config, "reason", device, os.environ)
     async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:
         yield str(http.base_url)

@@ -50,6 +50,10 @@ def serve(
         Literal["server", "tap"] | None,
         typer.Option(help="A second vLLM server for hidden states, or a tap in the first one. [server]"),
     ] = None,
+    image_tower: Annotated[
+        Literal["auto", "gateway", "vllm"] | None,
+        typer.Option(help="Who runs the language model's image tower. [auto]"),
+    ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(help="Devices for each vLLM server.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The language model's dtype. [bfloat16]")] = None,
     memory_share: Annotated[
@@ -86,6 +90,7 @@ def serve(
         "reason_url": reason_url or None,
         "concentrate_url": concentrate_url or None,
         "concentrate": concentrate,
+        "image_tower": image_tower,
         "max_in_flight": max_in_flight,
         "max_queued": max_queued,
         "log_level": log_level,

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Lock
-from typing import Literal
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
-from openvino import opset13
 
-from engines.errors import EngineRefused, GraphRejected, VisionFailed
+from engines.errors import EngineRefused, GraphRejected
 from engines.vision.buckets import CPU_BUCKETS, Buckets
 from engines.vision.config import VisionConfig, load_config
 from engines.vision.engine_cache import EngineCache, EngineIdentity
@@ -30,14 +23,15 @@ from engines.vision.onnx_cache import (
 )
 from engines.vision.preprocess import Prepared
 from engines.vision.runtimes import base
-
-Precision = Literal["fp32", "bf16"]
-Array = NDArray[np.float32]
-Inputs = dict[str, NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int64] | NDArray[np.bool_]]
-Settings = dict[str, str | int | bool]
-
-_making = Lock()
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+from engines.vision.runtimes.openvino_core import (
+    Inputs,
+    Precision,
+    Settings,
+    Shared,
+    best_precision,
+    process_core,
+    settings_for,
+)
 
 
 class OpenVinoRuntime:
@@ -63,18 +57,18 @@ class OpenVinoRuntime:
         self._config = load_config(vision_dir)
         core = process_core()
         self._encoder_precision = encoder_precision or best_precision(core)
-        settings = {ENCODER_FILE: _settings(self._encoder_precision, threads)}
+        settings = {ENCODER_FILE: settings_for(self._encoder_precision, threads)}
         if self._config.heatmap is not None:
-            settings[DECODER_FILE] = _settings("fp32", threads)
+            settings[DECODER_FILE] = settings_for("fp32", threads)
         if self._config.adapter is not None:
-            settings[SENTENCE_DECODER_FILE] = _settings("fp32", threads)
-        settings[PROMPTED_DECODER_FILE] = _settings("fp32", threads)
+            settings[SENTENCE_DECODER_FILE] = settings_for("fp32", threads)
+        settings[PROMPTED_DECODER_FILE] = settings_for("fp32", threads)
         graphs = _open_graphs(core, exported(vision_dir, cache_dir), cache_dir, settings, self._config)
-        self._encoder = _Shared(graphs[ENCODER_FILE])
-        self._decoder = _Shared(graphs[DECODER_FILE]) if DECODER_FILE in graphs else None
-        self._prompted_decoder = _Shared(graphs[PROMPTED_DECODER_FILE])
+        self._encoder = Shared(graphs[ENCODER_FILE])
+        self._decoder = Shared(graphs[DECODER_FILE]) if DECODER_FILE in graphs else None
+        self._prompted_decoder = Shared(graphs[PROMPTED_DECODER_FILE])
         sentences = graphs.get(SENTENCE_DECODER_FILE)
-        self._sentence_decoder = _Shared(sentences) if sentences is not None else None
+        self._sentence_decoder = Shared(sentences) if sentences is not None else None
 
     @property
     def config(self) -> VisionConfig:
@@ -133,46 +127,6 @@ class OpenVinoRuntime:
         del self._encoder, self._decoder, self._prompted_decoder, self._sentence_decoder
 
 
-def process_core() -> ov.Core:
-    """The one core of this process, which lives as long and has run something.
-
-    OpenVINO gives the thread that makes a core another stack for signals, and frees it with the core, in whatever
-    thread that is: the next signal would find no stack. And its first inference makes what all inferences share: if
-    two threads were the first, each could wait for the other for ever, and the interpreter with them.
-    """
-    with _making:
-        return _core()
-
-
-@cache
-def _core() -> ov.Core:
-    core = ov.Core()
-    number = opset13.parameter([1], np.float32)
-    core.compile_model(ov.Model([number], [number]), "CPU").create_infer_request().infer(
-        [np.zeros(1, np.float32)]
-    )
-    return core
-
-
-def best_precision(core: ov.Core) -> Precision:
-    """bfloat16 where the processor multiplies it natively (AVX512-BF16 or AMX), else float32.
-
-    This is OpenVINO's own default; its list of capabilities names bfloat16 also where it would be emulated.
-    """
-    return "bf16" if core.get_property("CPU", "INFERENCE_PRECISION_HINT") == ov.Type.bf16 else "fp32"
-
-
-def _settings(precision: Precision, threads: int | None) -> Settings:
-    settings: Settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "ENABLE_CPU_PINNING": False,  # the vLLM servers bind themselves to cores; do not fight them for one
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    return settings
-
-
 def _open_graphs(
     core: ov.Core, folder: Path, cache_dir: Path, settings: dict[str, Settings], config: VisionConfig
 ) -> dict[str, ov.CompiledModel]:
@@ -213,29 +167,3 @@ def _import(core: ov.Core, file: Path, settings: Settings) -> ov.CompiledModel:
         return core.import_model(file.read_bytes(), "CPU", settings)
     except RuntimeError as error:
         raise EngineRefused(f"{file}: OpenVINO does not load it: {error}; delete {file.parent}") from error
-
-
-class _Shared:
-    """A compiled graph that several threads may run at once, each on an infer request of its own."""
-
-    def __init__(self, graph: ov.CompiledModel) -> None:
-        self._graph = graph
-        self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
-        self.threads = int(self._graph.get_property("INFERENCE_NUM_THREADS"))
-
-    def __call__(self, inputs: Inputs, outputs: list[str]) -> list[Array]:
-        with self._borrowed() as request:
-            try:
-                results = request.infer(inputs, share_inputs=True)
-            except RuntimeError as error:
-                raise VisionFailed(f"OpenVINO: {error}") from error
-            return [results[name] for name in outputs]
-
-    @contextmanager
-    def _borrowed(self) -> Iterator[ov.InferRequest]:
-        try:
-            request = self._idle.get_nowait()
-        except Empty:
-            request = self._graph.create_infer_request()
-        yield request
-        self._idle.put(request)  # not reached after an error: a request that failed is not used again

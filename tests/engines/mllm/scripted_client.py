@@ -11,7 +11,7 @@ import numpy as np
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from engines.mllm.results import ReasoningEnd
 from engines.mllm.written import DecisionHead
 from tests.engines.mllm.scripted_server import Exchange, Reply, ScriptedServer, scripted_server
@@ -28,7 +28,7 @@ NAMES = (
     "<|image_pad|>",
 )
 TOKENS = SpecialTokens({name: number for number, name in enumerate(NAMES)})
-IMAGE = MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 28, 28)
+IMAGE = MllmImage("sha256:a", Bitmap("data:image/bmp;base64,AAAA"), 28, 28)
 SECONDS = 5.0
 
 

@@ -18,7 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as reference_resize
 
 from engines.errors import ImageRejected
-from engines.mllm.image import MllmImage, MllmImageConfig, prepare_image, smart_resize
+from engines.mllm.image import Bitmap, MllmImage, MllmImageConfig, prepare_image, smart_resize
 
 DEMO = MllmImageConfig(min_pixels=39_200, max_pixels=224 * 224)
 TIGHT = MllmImageConfig(min_pixels=40_000, max_pixels=224 * 224)
@@ -31,7 +31,9 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 def sent(image: MllmImage) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(image.data_url.removeprefix("data:image/bmp;base64,"))))
+    assert isinstance(image.content, Bitmap)
+    bitmap = image.content.data_url.removeprefix("data:image/bmp;base64,")
+    return Image.open(io.BytesIO(base64.b64decode(bitmap)))
 
 
 def processed(
@@ -99,7 +101,7 @@ def test_an_image_is_sent_as_rgb_with_its_name_and_size() -> None:
     png = sent(image)
     assert (png.mode, png.size) == ("RGB", (image.width, image.height))
     assert image.digest == "sha256:abc"
-    assert image.data_url not in repr(image)
+    assert "base64" not in repr(image)
 
 
 def test_an_empty_range_of_sizes_is_refused() -> None:

@@ -13,7 +13,7 @@ from engines.errors import BundleError, InvalidInput, MllmUnavailable
 from engines.mllm.answer import AnswerFormat, AnswerTokens
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from engines.mllm.reading import ReadingFormat, TextReader
 from tests.engines.mllm.scripted_client import SECONDS, replies
 from tests.engines.mllm.scripted_server import Exchange, Reply, scripted_server
@@ -22,7 +22,7 @@ FORM = ReadingFormat(most=4)
 WORDS = ("system", "You", "are", "a", "helpful", "assistant", ".", "user", "the", "red", "mug", "(", ")")
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 PLAIN = ("<tool_call>", "<video_here>")
-IMAGE = MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 56, 84)  # 2 × 3 tokens
+IMAGE = MllmImage("sha256:a", Bitmap("data:image/bmp;base64,AAAA"), 56, 84)  # 2 × 3 tokens
 LENGTH = (
     9 + 1 + 1 + 1 + 6 + 1 + 3 + 1
 )  # system's turn, then user's: beginning, name, <vision_start>, image, …

@@ -13,14 +13,14 @@ from contextlib import aclosing
 import pytest
 
 from engines.errors import MllmUnavailable
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from engines.mllm.role import VllmRole
 from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
 from tests.engines.mllm.lasting_server import lasting_server
 from tests.engines.mllm.scripted_server import Exchange, scripted_server
 from tests.waiting import until
 
-PREFILL = Prefill(MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 28, 28), "the mug", "<think>")
+PREFILL = Prefill(MllmImage("sha256:a", Bitmap("data:image/bmp;base64,AAAA"), 28, 28), "the mug", "<think>")
 FAILED = {"error": {"message": "Internal server error", "code": 500}}
 BEGUN = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
 ENDED = {"choices": [{"index": 0, "delta": {"content": "b"}, "finish_reason": "stop"}]}

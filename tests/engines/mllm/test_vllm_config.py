@@ -125,8 +125,10 @@ def test_a_model_that_cannot_be_compiled_though_it_should_is_refused(monkeypatch
 
 
 def test_on_a_cpu_the_concentrate_server_gives_way() -> None:
-    assert yielding("concentrate", "cpu") == ["nice", "-n", "10"]
-    assert yielding("reason", "cpu") == yielding("concentrate", "cuda") == []
+    assert yielding("reason", "cpu") == []
+    assert yielding("reason", "cpu", sees=False) == yielding("concentrate", "cpu") == ["nice", "-n", "9"]
+    assert yielding("concentrate", "cpu", sees=False) == ["nice", "-n", "18"]
+    assert yielding("reason", "cuda", sees=False) == yielding("concentrate", "cuda", sees=False) == []
 
 
 def test_on_a_cpu_memory_is_kept_for_the_next_picture_unless_told_otherwise() -> None:

@@ -21,7 +21,7 @@ from engines.vision.lowering import apply
 from engines.vision.model import VisionModel
 from engines.vision.onnx_cache import DECODER_FILE, ENCODER_FILE, GRAPH_FILES, PROMPTED_DECODER_FILE, exported
 from engines.vision.recipe import ExportRecipe
-from engines.vision.runtimes.openvino import process_core
+from engines.vision.runtimes.openvino_core import process_core
 from tests.engines.vision.conftest import random_pixels, randomise
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo" / "bundle" / "vision"

@@ -12,7 +12,7 @@ import pytest
 from engines.mllm.answer import AnswerFormat
 from engines.mllm.client import MllmClient
 from engines.mllm.grammar import SpecialTokens
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from server.telemetry.record import Record
 from server.telemetry.spans import NoSpans, open_spans, tracing_wanted
 from server.telemetry.telemetry import Telemetry
@@ -147,7 +147,7 @@ async def test_calls_to_vllm_carry_the_trace_of_their_stage(
     async with scripted_server(replies(embeddings([1.0]), embeddings([1.0]))) as server:
         urls = (server.url,)
         async with MllmClient(AnswerFormat(), tokens, urls, urls, observer=telemetry.servers) as client:
-            image = MllmImage("sha256:a", "data:image/bmp;base64,AAAA", 28, 28)
+            image = MllmImage("sha256:a", Bitmap("data:image/bmp;base64,AAAA"), 28, 28)
             await client.warm(image, "mug", timeout=5)
             with (
                 telemetry.serving(Record("r1", "POST"), {"traceparent": TRACEPARENT}),

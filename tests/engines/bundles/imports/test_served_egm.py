@@ -16,7 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from engines.bundles.imports.egm import import_egm
 from engines.events import DecisionMade, Done, MaskReady, ReasoningDelta
 from engines.mllm.boxes import BoxParser
-from engines.mllm.wire import Generation, Prefill
+from engines.mllm.wire import Carried, Generation, Prefill
 from engines.request import SegmentRequest
 from engines.vision.masks import decode, finish
 from engines.vision.runtimes.base import DecodeItem
@@ -76,7 +76,8 @@ async def answer(served: Served, number: int, question: str) -> Said:
     options = {"max_completion_tokens": form.tokens, "structured_outputs": {"regex": form.pattern(1)}, **told}
     request = Generation(Prefill(image, question, served.bundle.answer.closed(REASONING)), options)
     async with httpx.AsyncClient(base_url=served.urls["reason"], timeout=SECONDS) as client:
-        response = await client.post(request.path, json=request.body("each"))
+        carried = Carried.with_each(await image.content.payload())
+        response = await client.post(request.path, json=request.body(carried))
     [choice] = response.raise_for_status().json()["choices"]
     places = choice["logprobs"]["content"]
     tops = [{int(top["token"].removeprefix("token_id:")): top["logprob"] for top in place["top_logprobs"]}

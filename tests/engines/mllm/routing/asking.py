@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from engines.mllm.routing.role import RoutedRole
 from engines.mllm.wire import Generation, Pooling, PoolingAnswer, Prefill
 
-PREFILL = Prefill(MllmImage("sha256:a", "data:,", 28, 28), "the mug", "")
+PREFILL = Prefill(MllmImage("sha256:a", Bitmap("data:,"), 28, 28), "the mug", "")
 SECONDS = 10.0
 
 

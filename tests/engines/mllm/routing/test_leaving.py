@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from engines.mllm.image import MllmImage
+from engines.mllm.image import Bitmap, MllmImage
 from engines.mllm.routing.choice import choose
 from engines.mllm.routing.fitness import RoutingLimits
 from engines.mllm.routing.role import RoutedRole
@@ -104,7 +104,7 @@ async def test_an_only_one_goes_on_over_the_connections_that_are_open_and_is_bac
 async def test_where_all_take_no_new_connections_those_are_asked_that_answer(unused_tcp_port: int) -> None:
     """Whomever an image belongs to: of the others some were never there, as with names for servers to come."""
     absent = [f"http://127.0.0.1:{unused_tcp_port}/{name}" for name in "abc"]
-    images = [MllmImage(f"sha256:{number}", "data:,", 28, 28) for number in range(12)]
+    images = [MllmImage(f"sha256:{number}", Bitmap("data:,"), 28, 28) for number in range(12)]
     async with leaving(2, absent=absent) as those:
         for url in absent:
             await those.until(url, fit=False)
