@@ -57,7 +57,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         inbox: StatesInbox | None = None
         roles = wanted_roles(settings, bundle)
         urls = given_urls(settings, roles)
-        sees_here = _sees_here(settings, bundle, launches=not urls)
+        seen_here = sees_here(settings, bundle, launches=not urls)
         if not urls:
             if roles != bundle.roles:
                 inbox = await stack.enter_async_context(open_inbox())
@@ -69,7 +69,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
                 roles,
                 bundle.pooled,
                 address,
-                sees=not sees_here,
+                sees=not seen_here,
             )
             await stack.enter_async_context(servers)
         vision = await asyncio.to_thread(
@@ -77,7 +77,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         )
         stack.callback(vision.close)
         content: Callable[[Image.Image], Content] = as_bitmap
-        if sees_here:
+        if seen_here:
             tower = await asyncio.to_thread(open_tower, bundle.mllm_path, settings.vision_threads)
             stack.callback(tower.close)
             content = tower.content
@@ -99,7 +99,7 @@ async def open_engines(settings: Settings, telemetry: Telemetry | None = None) -
         yield OpenEngines(Engines.of(bundle, mllm, vision, content), servers)
 
 
-def _sees_here(settings: Settings, bundle: Bundle, *, launches: bool) -> bool:
+def sees_here(settings: Settings, bundle: Bundle, *, launches: bool) -> bool:
     """Whether the gateway runs the language model's image tower; `launches` is whether it starts vLLM's servers."""
     match settings.image_tower:
         case "gateway" if not knows_tower(bundle.mllm_path):

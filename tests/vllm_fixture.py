@@ -60,7 +60,8 @@ def demo_bundle() -> Path | None:
     return path if (path / "bundle.json").exists() else None
 
 
-CONFIG = VllmConfig(kv_cache_gib=0.25, mm_cache_gib=0.01)
+CONFIG = VllmConfig(kv_cache_gib=0.25, mm_cache_gib=0.01, flags=("--enable-mm-embeds",))
+"""Which read an image's pixels and its features."""
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,9 @@ class VllmServers:
                 [
                     *yielding(role, device, sees=sees),
                     sys.executable,
-                    *arguments(config, role, device, model, port, pooled, tapped=inbox is not None),
+                    *arguments(
+                        config, role, device, model, port, pooled, tapped=inbox is not None, sees=sees
+                    ),
                 ],
                 environment(config, role, device, {**os.environ, **line}, pooled),
             )

