@@ -49,10 +49,16 @@ Payload = Mapping[str, str]
 
 
 class Content(Protocol):
-    """What vLLM gets of an image, under the name of its part's type; `nbytes` is what it holds in memory."""
+    """What vLLM gets of an image, under the name of its part's type; `nbytes` is what it holds in memory.
+
+    `kept` is whether a server that has had it takes the image's name alone the next time.
+    """
 
     @property
     def kind(self) -> Literal["image_url", "image_embeds"]: ...
+
+    @property
+    def kept(self) -> bool: ...
 
     @property
     def nbytes(self) -> int: ...
@@ -69,6 +75,7 @@ class Bitmap:
 
     data_url: str
     kind: Literal["image_url"] = "image_url"
+    kept: Literal[True] = True
 
     @property
     def nbytes(self) -> int:

@@ -131,6 +131,8 @@ class VllmRole:
         return Probe() if response.is_success else Probe(f"{self.url} answers {response.status_code}")
 
     async def _send(self, request: Call, *, stream: bool) -> httpx.Response:
+        if not request.image.content.kept:
+            return await self._sent(request, stream=stream)
         async with self._brought_once(request.image.digest):
             return await self._sent(request, stream=stream)
 
@@ -167,6 +169,8 @@ class VllmRole:
         return response
 
     def _data(self, request: Call) -> ImageData:
+        if not request.image.content.kept:
+            return "each"
         if request.image.digest in self._known:
             return "none"
         return "first" if isinstance(request, Pooling) and len(request.prefills) > 1 else "each"

@@ -1,10 +1,12 @@
-"""Real vLLM servers say of an image's features what they say of its pixels, and know them by name."""
+"""Real vLLM servers say of an image's features what they say of its pixels."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -59,24 +61,21 @@ async def state(client: MllmClient, image: MllmImage, prompt: str, reasoning: st
     return state
 
 
-async def test_known_features_are_only_named(served_model: ServedModel, tower: Tower) -> None:
+async def test_known_features_are_read_once_and_never_refused(
+    served_model: ServedModel, tower: Tower
+) -> None:
     _, features, prompt = pictures(served_model, tower, SCENES[0])
     async with served_model.client() as client:
         _, first = await reason(client, features, BUDGET, prompt)
         hits = await metric(served_model.reason_url, "prefix_cache_hits_total")
+        [server] = client._reason._servers
+        statuses = list[int]()
+        server.role._client.event_hooks = {"response": [partial(note, statuses)]}
         _, again = await reason(client, features, BUDGET, prompt)
         assert again.text == first.text
         assert await metric(served_model.reason_url, "prefix_cache_hits_total") > hits
+    assert statuses == [200]
 
 
-async def test_features_that_a_server_has_dropped_are_sent_again(
-    served_model: ServedModel, tower: Tower
-) -> None:
-    _, features, prompt = pictures(served_model, tower, SCENES[1])
-    never_sent = MllmImage("sha256:never-sent", features.content, features.width, features.height)
-    async with served_model.client() as client:
-        assert client._reason is not None
-        for server in client._reason._servers:
-            server.role._known.add(never_sent.digest)
-        _, end = await reason(client, never_sent, BUDGET, prompt)
-        assert end.closed
+async def note(statuses: list[int], response: httpx.Response) -> None:
+    statuses.append(response.status_code)

@@ -24,7 +24,7 @@ from engines.mllm.image import Payload
 from engines.sight import knows_tower, open_tower
 from engines.sight.config import read_tower
 from engines.sight.graph import PREFIXES, TowerGraph, read_weights
-from engines.sight.tower import ImageTower, Pixels, Seen, _angles, patches_of
+from engines.sight.tower import ImageTower, Pixels, Seen, _angles, halved, patches_of
 from tests.tiny_model import spread
 
 VISION = {
@@ -124,7 +124,14 @@ async def test_vllm_is_sent_numpy_files(tower: ImageTower) -> None:
     payload = await tower.content(image).payload()
     arrays = {name: np.load(io.BytesIO(base64.b64decode(text))) for name, text in payload.items()}
     assert arrays["image_grid_thw"].tolist() == [1, 6, 8]
-    np.testing.assert_array_equal(arrays["image_embeds"], tower.see(np.asarray(image)))
+    assert arrays["image_embeds"].dtype == np.float16
+    np.testing.assert_allclose(arrays["image_embeds"], tower.see(np.asarray(image)), rtol=1e-3, atol=1e-3)
+
+
+def test_features_that_are_too_large_for_half_precision_are_sent_whole() -> None:
+    small, large = np.array([[1.5, -60_000.0]], np.float32), np.array([[1.5, -70_000.0]], np.float32)
+    assert halved(small).dtype == np.float16
+    np.testing.assert_array_equal(halved(large), large)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
