@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import cache
 from typing import Literal, TypeVar
 
@@ -28,6 +28,8 @@ CONNECT_SECONDS = 3.0
 KEEP_ALIVE_SECONDS = 4.0
 """Below the five seconds after which vLLM's server closes an idle connection."""
 HEALTH_SECONDS = 2.0
+END_SECONDS = 0.1
+"""How long vLLM may take from an answer's last event to the end of its body."""
 KNOWN_IMAGES = 4096
 DROPPED = frozenset({400, 500, 503})
 """How vLLM answers about an image that it no longer has: its front end with 400, its engine as a failure of its own."""
@@ -119,6 +121,7 @@ class VllmRole:
                     yield chunk
             if not finished:
                 raise MllmUnavailable(f"the {self.name} server ended its answer in the middle")
+            await _read_to_the_end(lines)
         finally:
             await response.aclose()
 
@@ -212,6 +215,14 @@ class VllmRole:
             raise MllmUnavailable(f"the {self.name} server at {self.url}: {_words(fault)}") from fault
         except ValidationError as fault:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
+
+
+async def _read_to_the_end(lines: AsyncIterator[str]) -> None:
+    """Take what ends an answer, or its connection could not be used again; nobody waits long for that."""
+    with suppress(TimeoutError, *FAULTS):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in lines:
+                pass
 
 
 async def _carried(image: MllmImage, data: ImageData) -> Carried:

@@ -257,7 +257,7 @@ class ReadingAnswer(BaseModel):
 
 
 async def lines_of(response: httpx.Response) -> AsyncGenerator[str]:
-    """The lines of a stream of server-sent events, which only a newline ends.
+    """The lines of a stream of server-sent events, which only a newline ends, but for those that are empty.
 
     httpx's own `aiter_lines` also cuts at what else Unicode calls the end of a line, inside vLLM's JSON, too.
     """
@@ -265,6 +265,7 @@ async def lines_of(response: httpx.Response) -> AsyncGenerator[str]:
     async for text in response.aiter_text():
         *lines, begun = (begun + text).split("\n")
         for line in lines:
-            yield line.removesuffix("\r")
+            if full := line.removesuffix("\r"):
+                yield full
     if begun:
         yield begun

@@ -48,6 +48,17 @@ async def test_a_stream_that_fails_at_once_is_begun_once_more_with_the_data() ->
     assert ["AAAA" in str(exchange.body) for exchange in server.seen] == [True, False, True]
 
 
+async def test_streams_share_a_connection_one_after_another() -> None:
+    async with lasting_server() as server:
+        role, used = VllmRole("reason", server.url), set[object]()
+        for _ in range(3):
+            assert await text(role) == "ab"
+            assert server.runner.server is not None
+            used |= set(server.runner.server.connections)
+        await role.aclose()
+    assert len(used) == 1
+
+
 @pytest.mark.parametrize(("events", "tries"), [((FAILED,), 2), ((BEGUN, FAILED), 1)])
 async def test_one_that_fails_again_or_later_has_failed(events: tuple[object, ...], tries: int) -> None:
     async def reply(exchange: Exchange) -> None:
