@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Readiness:
         self._vision = Check("vision", False, "not warm yet")
         self._request = Check("warm_up", False, "no request has passed yet")
         self._asking: asyncio.Task[list[Check]] | None = None
-        self._answered = 0.0
+        self._answered = -math.inf
         self._was_ready: dict[str, bool] = {}
 
     async def warm_up(self) -> None:
@@ -68,13 +69,15 @@ class Readiness:
                 self._request = await _tried("warm_up", self._try_request)
             if not (self._vision.ready and self._request.ready):
                 await asyncio.sleep(RETRY_SECONDS)
+        self._answered = -math.inf  # what was seen before is no longer so
         logger.info("ready: a warm-up request has passed")
 
     async def checks(self) -> list[Check]:
-        """Every check as it stood at most a second ago; who asks meanwhile gets the same answer."""
+        """Every check; of the servers, and of what goes on without, as it stood at most a second ago."""
         if self._asking is None or (self._asking.done() and self._is_old()):
             self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asking)
+        outside = await asyncio.shield(self._asking)
+        return [self._vision, self._request, *outside]
 
     async def aclose(self) -> None:
         """Stop asking."""
@@ -85,7 +88,7 @@ class Readiness:
     async def _ask(self) -> list[Check]:
         """Asks both vLLM servers, and what requests go on without."""
         try:
-            return [*await self._roles(), self._vision, self._request, *await self._beside()]
+            return [*await self._roles(), *await self._beside()]
         finally:
             self._answered = time.monotonic()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -229,9 +229,11 @@ def decoder_cpu_ms(runtime: VisionRuntime) -> float:
 
 
 def process_cpu_ms(pid: int) -> float:
-    """CPU time that a process's threads have had (proc(5), schedstat: nanoseconds)."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e6
+    """CPU time that a process's threads have had, those that have ended among them (clock_getcpuclockid(3))."""
+    clock = ctypes.c_int()
+    if error := ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock)):
+        raise ProcessLookupError(error, os.strerror(error))
+    return time.clock_gettime(clock.value) * 1000
 
 
 def _blank_item(runtime: VisionRuntime) -> DecodeItem:

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import cast
@@ -222,12 +224,27 @@ async def test_a_server_that_does_not_end_is_killed(
         await until(lambda: not any(runs(pid) for pid in pids))
 
 
-def test_cpu_time_is_counted_over_all_threads() -> None:
-    before = process_cpu_ms(os.getpid())
-    end = time.thread_time() + 0.05
+def busy(seconds: float) -> None:
+    end = time.thread_time() + seconds
     while time.thread_time() < end:
         pass
-    assert process_cpu_ms(os.getpid()) - before >= 45
+
+
+def test_cpu_time_is_counted_over_all_threads_and_those_that_have_ended() -> None:
+    before = process_cpu_ms(os.getpid())
+    threads = [threading.Thread(target=busy, args=(0.03,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert process_cpu_ms(os.getpid()) - before >= 59
+
+
+def test_a_process_that_is_gone_has_no_cpu_time() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with pytest.raises(ProcessLookupError):
+        process_cpu_ms(gone.pid)
 
 
 @pytest.mark.vllm

@@ -134,6 +134,22 @@ async def test_no_look_outlasts_the_services(open_gateway: OpenGateway) -> None:
     assert mllm.left.is_set()
 
 
+async def test_the_warm_ups_end_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.readiness.KEPT_SECONDS", 600.0)
+    up = False
+
+    async def health() -> tuple[RoleHealth, ...]:
+        return (RoleHealth("reason", up),)
+
+    async def passes() -> None: ...
+
+    readiness = Readiness(passes, passes, health)
+    assert not any(check.ready for check in await readiness.checks())
+    up = True
+    await readiness.warm_up()
+    assert all(check.ready for check in await readiness.checks())
+
+
 async def test_whatever_a_warm_up_ends_in_it_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.readiness.RETRY_SECONDS", 0.0)
     failures: list[Exception] = [MemoryError(), RuntimeError("allocation"), VisionFailed("cold")]
