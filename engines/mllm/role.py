@@ -14,6 +14,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from engines.errors import DeadlineExceeded, InvalidInput, MllmUnavailable
 from engines.mllm.image import MllmImage
@@ -37,7 +38,9 @@ MISLAID = frozenset({500, 503})
 """How its engine fails that never got an image its front end remembers: an earlier request was broken off between."""
 RETRYABLE = frozenset({503})
 """How it says that the same request might do."""
-LAST_LINE = "data: [DONE]"
+DATA = b"data: "
+LAST_LINE = DATA + b"[DONE]"
+JSON = {"content-type": "application/json"}
 FAULTS = (httpx.HTTPError, aiohttp.ClientError)
 """What a call can raise: of aiohttp's, the transport leaves as they are those that mean no HTTP was spoken."""
 UNREACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
@@ -179,14 +182,15 @@ class VllmRole:
         return "first" if isinstance(request, Pooling) and len(request.prefills) > 1 else "each"
 
     async def _post(self, request: Call, data: ImageData, *, stream: bool) -> httpx.Response:
-        body = request.body(await _carried(request.image, data))
-        post = self._client.build_request("POST", request.path, json=body, headers=self._headers())
+        body = to_json(request.body(await _carried(request.image, data)))
+        headers = {**JSON, **self._headers()}
+        post = self._client.build_request("POST", request.path, content=body, headers=headers)
         return await self._client.send(post, stream=stream)
 
-    def _chunk(self, line: str) -> ChatChunk | None:
-        if line == LAST_LINE or not line.startswith("data: "):
+    def _chunk(self, line: bytes) -> ChatChunk | None:
+        if line == LAST_LINE or not line.startswith(DATA):
             return None
-        chunk = ChatChunk.model_validate_json(line.removeprefix("data: "))
+        chunk = ChatChunk.model_validate_json(line.removeprefix(DATA))
         if chunk.error is not None:
             raise _FailedInside(f"the {self.name} server failed: {chunk.error.message}")
         return chunk
@@ -217,7 +221,7 @@ class VllmRole:
             raise MllmUnavailable(f"the {self.name} server at {self.url} does not talk like vLLM") from fault
 
 
-async def _read_to_the_end(lines: AsyncIterator[str]) -> None:
+async def _read_to_the_end(lines: AsyncIterator[bytes]) -> None:
     """Take what ends an answer, or its connection could not be used again; nobody waits long for that."""
     with suppress(TimeoutError, *FAULTS):
         async with asyncio.timeout(END_SECONDS):

@@ -256,16 +256,16 @@ class ReadingAnswer(BaseModel):
         return self
 
 
-async def lines_of(response: httpx.Response) -> AsyncGenerator[str]:
+async def lines_of(response: httpx.Response) -> AsyncGenerator[bytes]:
     """The lines of a stream of server-sent events, which only a newline ends, but for those that are empty.
 
     httpx's own `aiter_lines` also cuts at what else Unicode calls the end of a line, inside vLLM's JSON, too.
     """
-    begun = ""
-    async for text in response.aiter_text():
-        *lines, begun = (begun + text).split("\n")
+    begun = b""
+    async for piece in response.aiter_bytes():
+        *lines, begun = (begun + piece).split(b"\n")
         for line in lines:
-            if full := line.removesuffix("\r"):
+            if full := line.removesuffix(b"\r"):
                 yield full
     if begun:
         yield begun

@@ -52,6 +52,11 @@ FIGURES: Mapping[str, Figure] = {
         3,
         absolute=True,
     ),
+    "gateway_cpu_bare": Figure(
+        "the same, over all of FastAPI's and httpx's that take the file, stream the words and do nothing else",
+        "ms",
+        "<=",
+    ),
     "part_reason": Figure(
         "vLLM alone streaming the reasoning, over the whole answer here", "ms", "<=", judged=False
     ),

@@ -49,6 +49,7 @@ class PlainScript:
         self._answer = bundle.answer
         self._ending = WrittenAnswer(bundle.answer)
         self._threshold = bundle.mask_threshold
+        self.reason_url = reason_url
         self._tokens = SpecialTokens.load(bundle.mllm_path)
         self._preparer = ImagePreparer(bundle.mllm_image, bundle.vision.image_size, content=content)
         self._runtime = runtime
@@ -78,7 +79,7 @@ class PlainScript:
 
     async def segment(self, data: bytes, prompt: str) -> list[Rle]:
         """The masks."""
-        image = await asyncio.to_thread(self._prepare, data)
+        image = await asyncio.to_thread(self.prepared, data)
         async with asyncio.TaskGroup() as group:
             encoding = group.create_task(self._encode(image))
             warming = group.create_task(self._warm(image, prompt))
@@ -122,6 +123,13 @@ class PlainScript:
         reasoning, _, tail = text.partition(close)
         return reasoning, self._read(tail)
 
+    async def reasoning_call(self, data: bytes, prompt: str) -> dict[str, object]:
+        """The JSON with which vLLM is asked for the reasoning and the answer behind it, and for nothing else."""
+        image = await asyncio.to_thread(self.prepared, data)
+        prefill = self._prefill(image, prompt, self._answer.opened())
+        request = Generation(prefill, PlainScript._reasoning_options(self, image, prompt))
+        return request.body(await _carried(request))
+
     def _reasoning_options(self, image: PreparedImage, prompt: str) -> dict[str, object]:
         within = self._answer.tokens.within()
         return {
@@ -136,7 +144,7 @@ class PlainScript:
 
     async def timed_parts(self, data: bytes, prompt: str) -> dict[str, float]:
         """Seconds of each part, alone and one after another: ``reason``, ``concentrate``, ``encode``, ``decode``."""
-        image = await asyncio.to_thread(self._prepare, data)
+        image = await asyncio.to_thread(self.prepared, data)
         took, began = {}, time.perf_counter()
 
         def lap(name: str) -> None:
@@ -156,7 +164,8 @@ class PlainScript:
         lap("decode")
         return took
 
-    def _prepare(self, data: bytes) -> PreparedImage:
+    def prepared(self, data: bytes) -> PreparedImage:
+        """What the gateway makes of a file, too."""
         with Image.open(io.BytesIO(data)) as opened:
             picture = ImageOps.exif_transpose(opened).convert("RGB")
         return self._preparer.prepare(picture, f"sha256:{hashlib.sha256(data).hexdigest()}")

@@ -92,6 +92,26 @@ class Another:
         return len(answer.json()["masks"])
 
 
+class Bare:
+    """FastAPI and httpx alone, which stream what the script would have vLLM write."""
+
+    def __init__(self, http: httpx.AsyncClient, pid: int, script: PlainScript) -> None:
+        self._http = http
+        self.pid = pid
+        self._script = script
+
+    async def keep(self, name: str, data: bytes, prompt: str) -> None:
+        """Give it the call for a picture and a prompt."""
+        call = await self._script.reasoning_call(data, prompt)
+        (await self._http.put(f"/calls/{name}", json=call)).raise_for_status()
+
+    async def ask(self, name: str, data: bytes) -> str:
+        """What vLLM writes in answer to the call that was kept by this name; the file goes along."""
+        answer = await self._http.post("/segment", files={"image": data}, data={"call": name})
+        answer.raise_for_status()
+        return str(answer.json())
+
+
 @dataclass(frozen=True, slots=True)
 class Systems:
     """All of them, ready, on the same vLLM servers where they use any; `runtime` is the script's."""
@@ -101,6 +121,7 @@ class Systems:
     fastapi: Another
     gateway: Gateway
     script: PlainScript
+    bare: Bare
     runtime: VisionRuntime
 
 
@@ -125,12 +146,14 @@ async def open_systems(
         content = await sight(stack, bundle)
         await asyncio.to_thread(runtime.warm_up)
         pid, url = await stack.enter_async_context(gateway(command))
+        plain = await stack.enter_async_context(script(runtime, content=content))
         yield Systems(
             reference=ReferenceAlone(await asyncio.to_thread(Reference, path)),
             litserve=await stack.enter_async_context(_other("litserve", path, logs)),
             fastapi=await stack.enter_async_context(_other("fastapi", path, logs)),
             gateway=Gateway(await stack.enter_async_context(SegmentClient(url)), pid),
-            script=await stack.enter_async_context(script(runtime, content=content)),
+            script=plain,
+            bare=await stack.enter_async_context(open_bare(plain, logs)),
             runtime=runtime,
         )
 
@@ -194,6 +217,15 @@ async def _other(name: str, bundle: Path, logs: Path) -> AsyncIterator[Another]:
     command = [sys.executable, "-m", f"loadtests.bench.{name}_app", str(bundle), str(port)]
     async with child_server(command, port, logs / f"{name}.log") as http:
         yield Another(name, http)
+
+
+@asynccontextmanager
+async def open_bare(script: PlainScript, logs: Path) -> AsyncIterator[Bare]:
+    """The packages alone, on the reason server that the script has."""
+    port = free_port()
+    command = [sys.executable, "-m", "loadtests.bench.bare_app", script.reason_url, str(port)]
+    async with child_server(command, port, logs / "bare.log") as http:
+        yield Bare(http, (await http.get("/health")).json(), script)
 
 
 def free_port() -> int:

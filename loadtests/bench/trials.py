@@ -7,7 +7,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -150,17 +150,31 @@ class Round:
             )
 
     async def _cpu(self) -> None:
-        """The gateway's CPU on images that it knows: nothing is encoded, and the decoder's share is measured here."""
-        gateway, pictures = self._systems.gateway, await self._pictures(5_000, self._size.requests, 2)
+        """The gateway's CPU on images that it knows, and that of the packages it is made of, alone.
+
+        Nothing is encoded, and the decoder's share is measured here.
+        """
+        gateway, bare = self._systems.gateway, self._systems.bare
+        pictures = await self._pictures(5_000, self._size.requests, 2)
         images = [self._new(picture) for picture in pictures]
-        for image, picture in zip(images, pictures, strict=True):
-            await gateway.client.segment(image, picture.prompt(0), objects=1)
-        before = process_cpu_ms(gateway.pid)
-        for image, picture in zip(images, pictures, strict=True):
-            await gateway.client.segment(image, picture.prompt(1), objects=1)
-        spent = (process_cpu_ms(gateway.pid) - before) / len(pictures)
+
+        async def by_gateway(prompt: int) -> None:
+            for image, picture in zip(images, pictures, strict=True):
+                await gateway.client.segment(image, picture.prompt(prompt), objects=1)
+
+        async def by_bare(prompt: int) -> None:
+            for place, image in enumerate(images):
+                await bare.ask(f"{place}.{prompt}", image)
+
+        for place, (image, picture) in enumerate(zip(images, pictures, strict=True)):
+            for prompt in range(2):
+                await bare.keep(f"{place}.{prompt}", image, picture.prompt(prompt))
+        spent = await _cpu_ms(gateway.pid, by_gateway, len(images))
+        alone = await _cpu_ms(bare.pid, by_bare, len(images))
         decoder = await asyncio.to_thread(decoder_cpu_ms, self._systems.runtime)
-        self._add("gateway_cpu", max(0.0, spent - decoder), spent)
+        own = max(0.0, spent - decoder)
+        self._add("gateway_cpu", own, spent)
+        self._add("gateway_cpu_bare", own, alone)
 
     async def _pictures(self, offset: int, count: int, prompts: int) -> list[Picture]:
         return await asyncio.to_thread(demo_pictures, count, prompts, self._first + offset)
@@ -226,6 +240,14 @@ def decoder_cpu_ms(runtime: VisionRuntime) -> float:
     for _ in range(DECODER_RUNS):
         runtime.decode([item])
     return (time.process_time() - before) * 1000 / DECODER_RUNS
+
+
+async def _cpu_ms(pid: int, ask: Callable[[int], Awaitable[None]], requests: int) -> float:
+    """A process's CPU time for each of the second prompts to images that the first ones have made known."""
+    await ask(0)
+    before = process_cpu_ms(pid)
+    await ask(1)
+    return (process_cpu_ms(pid) - before) / requests
 
 
 def process_cpu_ms(pid: int) -> float:

@@ -25,7 +25,7 @@ from loadtests.bench.check import Kept, as_table, compare, noise_of, read_ratios
 from loadtests.bench.figures import FIGURES, Pair, Pairs, as_line
 from loadtests.bench.reference import Reference
 from loadtests.bench.script import PlainScript
-from loadtests.bench.systems import Another, Gateway, ReferenceAlone, Systems
+from loadtests.bench.systems import Another, Bare, Gateway, ReferenceAlone, Systems, open_bare
 from loadtests.bench.trials import Size, process_cpu_ms, spell
 from loadtests.load.questions import demo_pictures
 from server.client import SegmentClient, ServerAway
@@ -168,11 +168,30 @@ class Parts(Counting):
         return {"reason": 0.2, "concentrate": 0.1, "encode": 0.1, "decode": 0.05}
 
 
+class Streamer:
+    """Stands in for the bare server, which needs vLLM, too."""
+
+    pid = os.getpid()
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.asked: list[str] = []
+
+    async def keep(self, name: str, data: bytes, prompt: str) -> None:
+        self.kept[name] = data
+
+    async def ask(self, name: str, data: bytes) -> str:
+        assert self.kept[name] == data
+        self.asked.append(name)
+        return ""
+
+
 async def test_a_round_measures_every_figure_and_nobody_sees_a_file_of_anothers(tmp_path: Path) -> None:
     """A real gateway on stand-in engines; stand-ins for those it is compared with."""
     reference, litserve, fastapi, script = (
         Parts(name) for name in ("reference", "litserve", "fastapi", "script")
     )
+    bare = Streamer()
     async with gateway(1.0) as (child, http), SegmentClient(str(http.base_url)) as client:
         systems = Systems(
             reference=cast(ReferenceAlone, reference),
@@ -180,6 +199,7 @@ async def test_a_round_measures_every_figure_and_nobody_sees_a_file_of_anothers(
             fastapi=cast(Another, fastapi),
             gateway=Gateway(client, child.process.pid),
             script=cast(PlainScript, script),
+            bare=cast(Bare, bare),
             runtime=tiny_vision(tmp_path),
         )
         found = await bench.measure(systems, Size(2, 2), rounds=1)
@@ -191,6 +211,7 @@ async def test_a_round_measures_every_figure_and_nobody_sees_a_file_of_anothers(
     seen = [set(system.files) for system in (reference, litserve, fastapi, script)]
     assert sum(map(len, seen)) == len(set().union(*seen))
     assert len(litserve.files) > len(set(litserve.files)), "four prompts to an image"
+    assert bare.asked == 2 * ["0.0", "1.0", "0.1", "1.1"], "first prompts make the images known"
 
 
 STUBBORN = """
@@ -248,7 +269,9 @@ def test_a_process_that_is_gone_has_no_cpu_time() -> None:
 
 
 @pytest.mark.vllm
-async def test_reference_and_script_segment_what_they_are_asked_for(served_model: ServedModel) -> None:
+async def test_reference_and_script_segment_what_they_are_asked_for(
+    served_model: ServedModel, tmp_path: Path
+) -> None:
     """Both answer every prompt alike, alone and in a batch, up to the two frameworks' rounding."""
     if served_model.bundle is None:
         pytest.skip("no demo bundle")
@@ -265,9 +288,15 @@ async def test_reference_and_script_segment_what_they_are_asked_for(served_model
                 *(script.segment(*asked) for asked in zip(files, prompts, strict=True))
             )
             took = await script.timed_parts(files[0], prompts[0])
+            async with open_bare(script, tmp_path) as bare:
+                await bare.keep("one", files[0], prompts[0])
+                streamed = await bare.ask("one", files[0])
+                reasoning, _ = await script.reason(script.prepared(files[0]), prompts[0])
     finally:
         runtime.close()
     assert set(took) == {"reason", "concentrate", "encode", "decode"}
+    assert reasoning
+    assert streamed.startswith(reasoning), "the bare server streams what the script does"
     alone = [reference.segment([file], [prompt])[0] for file, prompt in zip(files, prompts, strict=True)]
     batch = reference.segment(files, prompts)
     for found in (scripted, batch):
