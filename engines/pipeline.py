@@ -39,6 +39,8 @@ from engines.ticket import Ticket
 from engines.vision.runtimes.base import Decoded, DecodeItem, Embedding
 
 NO_AMODAL = "the model was trained on visible parts only: its amodal mask is its modal one"
+HEAD_START_SECONDS = 0.004
+"""About what vLLM's front end, which takes one call after another, needs for one."""
 
 ByType = dict[MaskType, Vectors]
 logger = logging.getLogger(__name__)
@@ -154,6 +156,7 @@ class Pipeline:
             encoding = group.create_task(self._encode(ticket, image))
             warming = group.create_task(self._warm(ticket, image))
             drafter = self._drafter(ticket, image, encoding, warming)
+            await self._go_ahead(warming)
             async with self._early_decoder(ticket, image, encoding) as early:
                 reasoned = await self._reason(ticket, image, drafter, early.hear)
                 foreseeing = group.create_task(self._foresee(ticket, image, reasoned, warming))
@@ -203,6 +206,11 @@ class Pipeline:
             left = ticket.deadline.left()
             await self._mllm.warm(image.mllm, request.prompt, objects=request.objects, timeout=left)
         return None
+
+    async def _go_ahead(self, warming: Ahead) -> None:
+        """Let a draft's short question come before the long one, where one server is asked both."""
+        if not self._mllm.concentrates_apart:
+            await asyncio.wait([warming], timeout=HEAD_START_SECONDS)
 
     async def _warmed(self, warming: Ahead) -> None:
         """Else a prefill of the same prefix is done twice, where the server that reasons has not read it long since."""

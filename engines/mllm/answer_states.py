@@ -106,6 +106,10 @@ class AnswerStates:
             return None
         return decision, dict(zip(mask_types, np.split(states[1:], len(mask_types)), strict=True))
 
+    async def aclose(self) -> None:
+        """End what is under way."""
+        await self._concentrator.aclose()
+
     def _overheard(self, hear: Hear, first: Vector, vector: Vector) -> None:
         """Pass on a reference's state behind that from which the decision was chosen."""
         assert self._head is not None, "without its head no answer is read"

@@ -116,6 +116,8 @@ class MllmClient:
 
     async def aclose(self) -> None:
         """Close the connections to the servers."""
+        if self._answer_states is not None:
+            await self._answer_states.aclose()
         for role in self._roles():
             await role.aclose()
 

@@ -40,6 +40,9 @@ class Concentrator(Protocol):
     async def states(self, prefills: Sequence[Prefill], deadline: float) -> States:
         """The state of each prefill's last token; all of them of one image, and at least one."""
 
+    async def aclose(self) -> None:
+        """End what is under way."""
+
 
 class SecondServer:
     """A pooling server on the same weights; its prefix cache makes each further call cheap."""
@@ -65,6 +68,9 @@ class SecondServer:
             raise MllmUnavailable(f"the concentrate server gave {len(answer.data)} of the vectors asked for")
         return answer.vectors()
 
+    async def aclose(self) -> None:
+        """Nothing outlasts its caller."""
+
 
 class TappedServer:
     """The server that reasons, which sends its states to an inbox as it goes."""
@@ -80,6 +86,8 @@ class TappedServer:
         decisions = (answer.tokens.modal, answer.tokens.amodal)
         self._decisions = [tokens.id(token) for token in decisions if token is not None]
         self._reference = tokens.id(answer.tokens.reference or "")
+        self._ending: set[asyncio.Task[Completion]] = set()
+        """Calls whose state has been taken, and whose answer is still to come."""
 
     def listen(self) -> Told | None:
         """Of whatever the model writes in the call."""
@@ -97,9 +105,28 @@ class TappedServer:
             raise first_fault(faults) from faults
         return np.stack([one.result() for one in asked])
 
+    async def aclose(self) -> None:
+        """Break off the calls whose answers nobody waits for."""
+        for answering in self._ending:
+            answering.cancel()
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
     async def _state(self, prefill: Prefill, deadline: float) -> NDArray[np.float32]:  # [D]
         told = self._inbox.expect()
-        options = {"max_completion_tokens": 1, **told.options}
-        await self._role.call(Generation(prefill, options), Completion, deadline)
-        [state] = await told.take(first=True)
+        request = Generation(prefill, {"max_completion_tokens": 1, **told.options})
+        answering = asyncio.create_task(self._role.call(request, Completion, deadline))
+        try:
+            state = await told.begun(answering)
+        except BaseException:
+            answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            raise
+        self._ending.add(answering)
+        answering.add_done_callback(self._ended)
         return state
+
+    def _ended(self, answering: asyncio.Task[Completion]) -> None:
+        """What it came to matters no longer; what it means for its server the role has noted."""
+        self._ending.discard(answering)
+        if not answering.cancelled():
+            answering.exception()

@@ -178,6 +178,16 @@ async def test_a_first_draft_that_cannot_be_made_is_the_drafts_own_fault(
     assert isinstance(events[-1], Done)
 
 
+@pytest.mark.parametrize(("apart", "first"), [(False, "concentrate"), (True, "reason")])
+async def test_one_server_is_asked_for_a_draft_first_and_two_at_once(
+    vision: FaultyVision, apart: bool, first: str
+) -> None:
+    mllm = ScriptedMllm(concentrates_apart=apart)
+    async with opened(mllm, vision) as pipeline:
+        await run(pipeline, SegmentRequest("the mug", drafts=1))
+    assert mllm.calls[0] == first
+
+
 async def test_in_company_nobody_gets_drafts(vision: FaultyVision) -> None:
     mllm = PacedMllm()
     mllm.turn = asyncio.Semaphore(100)

@@ -44,6 +44,21 @@ class Told:
                 self._hearer(self._first, message.state)
         self._came.set()
 
+    async def begun(self, answering: asyncio.Task[object]) -> NDArray[np.float32]:
+        """The state [D] that begins anew, as soon as it comes, which is before the call that brings it is answered.
+
+        Raises what the call does, and MllmUnavailable if it does not come.
+        """
+        coming = asyncio.ensure_future(self._came.wait())
+        try:
+            await asyncio.wait((coming, answering), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            coming.cancel()
+        if self._first is None:
+            await answering
+        [state] = await self.take(first=True)
+        return state
+
     async def take(self, *, first: bool, others: int = 0) -> list[NDArray[np.float32]]:
         """The states, each [D], of a request that has been answered: the one that begins anew, and those behind it.
 

@@ -356,3 +356,39 @@ async def test_a_call_that_fails_is_the_engines_fault_also_among_several() -> No
     async with tapped(reply) as (client, _, _):
         with pytest.raises(MllmUnavailable, match="engine is dead"):
             await client.concentrate(IMAGE, "p", "r", ["modal", "amodal"], 2, timeout=SECONDS)
+
+
+async def test_a_state_is_taken_before_its_call_is_answered_and_the_call_ends_with_the_client() -> None:
+    inboxes: list[StatesInbox] = []
+    left = asyncio.Event()
+
+    async def tells_and_does_not_answer(exchange: Exchange) -> None:
+        wish: dict[str, object] = exchange.body["vllm_xargs"]  # type: ignore[assignment]
+        await send(inboxes[0], Message(str(wish[TAG]), True, state(1, 2)))
+        await exchange.until_left()
+        left.set()
+
+    async with asyncio.timeout(SECONDS), tapped(tells_and_does_not_answer) as (client, _, inbox):
+        inboxes.append(inbox)
+        vectors = await client.concentrate(IMAGE, "p", "r", ["modal"], 1, timeout=SECONDS)
+        assert vectors["modal"].tolist() == [[1, 2]]
+        assert not left.is_set(), "the answer may come yet"
+        await client.aclose()
+        await left.wait()
+
+
+async def test_a_call_is_broken_off_when_nobody_wants_its_state_any_more() -> None:
+    reached, left = asyncio.Event(), asyncio.Event()
+
+    async def hangs(exchange: Exchange) -> None:
+        reached.set()
+        await exchange.until_left()
+        left.set()
+
+    async with asyncio.timeout(SECONDS), tapped(hangs) as (client, _, _):
+        asking = asyncio.create_task(client.concentrate(IMAGE, "p", "r", ["modal"], 1, timeout=SECONDS))
+        await reached.wait()
+        asking.cancel()
+        await left.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
