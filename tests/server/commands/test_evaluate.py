@@ -19,7 +19,7 @@ from server.cli import app
 from server.client import SegmentClient, SegmentFailed
 from server.commands import evaluate as command
 from server.commands.evaluate import ask_all, to_answer
-from server.retries import Retries
+from server.retries import NEVER, Retries
 from server.schemas import SegmentResponse
 from tests.engines.evaluation import layouts
 from tests.stand_ins import ScriptedMllm
@@ -45,8 +45,8 @@ RESPONSE: dict[str, object] = {
 
 
 def client_of(gateway: Gateway) -> SegmentClient:
-    """A client that speaks to a gateway without a socket."""
-    return SegmentClient("http://gateway", httpx.ASGITransport(gateway.app))
+    """A client that speaks to a gateway without a socket, and leaves trying again to the run, as the command does."""
+    return SegmentClient("http://gateway", httpx.ASGITransport(gateway.app), retries=NEVER)
 
 
 async def until_ready(gateway: Gateway) -> None:
