@@ -26,9 +26,12 @@ from tests.engines.vision.conftest import random_pixels, randomise
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo" / "bundle" / "vision"
 VIT_B = EncoderConfig(
-    hidden_size=768, num_hidden_layers=3, num_attention_heads=12, mlp_dim=3072, global_attn_indexes=(2,)
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    mlp_dim=3072,
+    global_attn_indexes=(2, 5, 8, 11),
 )
-"""SAM ViT-B's first quarter, which the others are like: two layers of windows, one of the whole image."""
 
 Inputs = dict[str, Any]
 Run = Callable[[Inputs], list[Any]]
@@ -207,7 +210,9 @@ def test_recipes_do_not_share_graphs(
     assert exported(vision_dir, tmp_path) != exported(vision_dir, tmp_path, ExportRecipe("bf16"))
 
 
-def test_layers_of_sam_vit_bs_size(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sam_vit_b(tmp_path: Path) -> None:
     config = VisionConfig(encoder=VIT_B, decoder=DecoderConfig(), heatmap=HeatmapConfig(vector_dim=64))
     torch.manual_seed(5)
     model = VisionModel.from_config(config).eval()
