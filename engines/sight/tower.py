@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -77,9 +77,9 @@ class ImageTower:
         """What vLLM gets of an RGB image that has its size already."""
         return Seen(np.asarray(image), self)
 
-    async def payload(self, pixels: Pixels) -> Payload:
-        """The part of a message that brings an image's features: numpy's files in base64."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._payload, pixels)
+    def begin(self, pixels: Pixels) -> Future[Payload]:
+        """Have the part of a message made that brings an image's features: numpy's files in base64."""
+        return self._thread.submit(self._payload, pixels)
 
     def _payload(self, pixels: Pixels) -> Payload:
         grid = [1, *(side // self._config.patch_size for side in pixels.shape[:2])]
@@ -109,7 +109,8 @@ class Seen:
     def __init__(self, pixels: Pixels, tower: ImageTower) -> None:
         self._pixels = pixels
         self._tower = tower
-        self._making: asyncio.Future[Payload] | None = None
+        self._making: Future[Payload] | None = None
+        self._waiting = 0
 
     @property
     def nbytes(self) -> int:
@@ -117,13 +118,22 @@ class Seen:
         return self._pixels.nbytes + self._tower.features_bytes(self._pixels)
 
     async def payload(self) -> Payload:
-        """The features, as vLLM takes them; whoever leaves does not stop what others wait for, too."""
+        """The features, as vLLM takes them.
+
+        Whoever leaves does not stop what others wait for, too; what nobody waits for is not begun.
+        """
         if self._making is None or _failed(self._making):
-            self._making = asyncio.ensure_future(self._tower.payload(self._pixels))
-        return await asyncio.shield(self._making)
+            self._making = self._tower.begin(self._pixels)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._making))
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                self._making.cancel()  # which leaves alone what has begun
 
 
-def _failed(making: asyncio.Future[Payload]) -> bool:
+def _failed(making: Future[Payload]) -> bool:
     return making.done() and (making.cancelled() or making.exception() is not None)
 
 

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ VISION = {
 }
 SCALE = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
 SIZES = [(56, 56), (112, 84), (84, 140)]
+SECONDS = 30.0
 NOISE = np.random.default_rng(11)
 
 
@@ -192,19 +195,29 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(model: Path, tmp_path: Path
 
 
 class CountingTower:
-    """Stands in for a tower: tells when it is asked, and answers when it may."""
+    """Stands in for a tower: tells when it is asked and when it begins, and answers when it may."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self.may = asyncio.Event()
+        self.begun = threading.Semaphore(0)
+        self.may = threading.Event()
         self.fault: Exception | None = None
+        self._thread = ThreadPoolExecutor(1)
 
-    async def payload(self, pixels: Pixels) -> Payload:
+    def begin(self, pixels: Pixels) -> Future[Payload]:
         self.asked += 1
-        await self.may.wait()
+        return self._thread.submit(self._make, pixels)
+
+    def _make(self, pixels: Pixels) -> Payload:
+        self.begun.release()
+        assert self.may.wait(SECONDS)
         if self.fault is not None:
             raise self.fault
         return {"image_embeds": str(pixels.size)}
+
+    async def has_begun(self) -> None:
+        """Wait until it makes one more."""
+        assert await asyncio.to_thread(self.begun.acquire, timeout=SECONDS)
 
     def features_bytes(self, pixels: NDArray[np.uint8]) -> int:
         return pixels.size
@@ -236,3 +249,28 @@ async def test_features_that_could_not_be_made_are_made_for_the_next_who_wants_t
         await image.payload()
     tower.fault = None
     assert await image.payload() == {"image_embeds": "2352"}
+
+
+async def test_features_that_nobody_waits_for_any_more_are_not_begun() -> None:
+    tower = CountingTower()
+    kept, left = seen(tower), seen(tower)
+    waiting = [asyncio.create_task(one.payload()) for one in (kept, left)]
+    await tower.has_begun()
+    waiting[1].cancel()
+    await asyncio.wait(waiting[1:])
+    tower.may.set()
+    await waiting[0]
+    assert await left.payload() == {"image_embeds": "2352"}
+    assert tower.asked == 3, "those that nobody wanted were dropped, or the second asker would have got them"
+
+
+async def test_features_that_have_begun_are_there_for_the_next_who_wants_them() -> None:
+    tower = CountingTower()
+    image = seen(tower)
+    waiting = asyncio.create_task(image.payload())
+    await tower.has_begun()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    tower.may.set()
+    assert await image.payload() == {"image_embeds": "2352"}
+    assert tower.asked == 1
