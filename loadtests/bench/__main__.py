@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import tempfile
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,8 @@ async def measure(systems: Systems, size: Size, rounds: int, first: int = 0) -> 
     """So many rounds, after one that warms up; what they showed before something failed is kept."""
     pairs: Pairs = {}
     try:
-        if first == 0:
-            tell("warming up")
-            await Round(WARM_UP, systems, Size(2, 2), {}).run()
+        tell("warming up")
+        await Round(WARM_UP, systems, Size(2, 2), {}).run()
         for number in range(first, first + rounds):
             tell(f"round {number + 1 - first} of {rounds}")
             await Round(number, systems, size, pairs).run()
@@ -69,16 +69,28 @@ def tell_figures(found: Measured, size: Size) -> None:
             print(json.dumps(as_line(name, found.pairs[name])), flush=True)
 
 
-async def keep(systems: Systems, size: Size, rounds: int, repeats: int, path: Path) -> int:
-    """Measure several times and keep the ratios; returns the exit code."""
+def opened(given: argparse.Namespace, logs: Path) -> AbstractAsyncContextManager[Systems]:
+    """All that is compared, as the command line wants it."""
+    config = VllmConfig(speculative_tokens=given.speculative_tokens)
+    return open_systems(given.bundle, logs, tap=given.concentrate == "tap", config=config)
+
+
+async def keep(given: argparse.Namespace, size: Size, logs: Path) -> int:
+    """Measure several times and keep the ratios; returns the exit code.
+
+    Everything is started anew each time, as it is for a check: from one start to the next, figures differ by more
+    than they do within one.
+    """
     found = []
-    for number in range(repeats):
-        found.append(await measure(systems, size, rounds, number * rounds))
+    for number in range(given.record):
+        tell(f"measurement {number + 1} of {given.record}")
+        async with opened(given, logs) as systems:
+            found.append(await measure(systems, size, given.rounds, number * given.rounds))
         if found[-1].fault:
             tell(f"incomplete, nothing is kept: {found[-1].fault}")
             return 1
-    record(path, [one.pairs for one in found])
-    tell(f"{path} has been written")
+    record(given.ratios, [one.pairs for one in found])
+    tell(f"{given.ratios} has been written")
     return 0
 
 
@@ -90,12 +102,10 @@ async def bench(given: argparse.Namespace) -> int:
     size = Size(given.requests, given.clients)
     kept = read_ratios(given.ratios) if given.check else {}
     with tempfile.TemporaryDirectory() as logs:
-        config = VllmConfig(speculative_tokens=given.speculative_tokens)
-        async with open_systems(
-            given.bundle, given.logs or Path(logs), tap=given.concentrate == "tap", config=config
-        ) as systems:
-            if given.record:
-                return await keep(systems, size, given.rounds, given.record, given.ratios)
+        folder = given.logs or Path(logs)
+        if given.record:
+            return await keep(given, size, folder)
+        async with opened(given, folder) as systems:
             found = await measure(systems, size, given.rounds)
     if not given.check or found.fault:
         tell_figures(found, size)
